@@ -1,0 +1,62 @@
+"""`medllm`: one command; each package brings its own sub-command and is loaded only when that is called."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.metadata import entry_points
+
+SUMMARIES = {
+    "accept": "Prove the cluster: run the acceptance checks, write and sign the dossier.",
+    "data": "Make patients' data safe and ready: de-identify, pack, verify, publish.",
+    "lab": "The embedded cluster on this machine: up, down, status, fault, heal, reset, run.",
+    "site": "The declaration: check it, export it.",
+    "train": "Launch a training run.",
+}
+
+
+def _usage() -> str:
+    width = max(map(len, SUMMARIES))
+    lines = [f"  {name:<{width}}  {text}" for name, text in SUMMARIES.items()]
+    return "\n".join(
+        ["Usage: medllm COMMAND [OPTIONS]", "", "Commands:", *lines, "", "`medllm COMMAND --help` tells more."]
+    )
+
+
+def main() -> None:
+    """Run one sub-command. Exit codes: 0 good, 1 not good, 2 wrong usage or input."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in {"-h", "--help", "help"}:
+        print(_usage())
+        sys.exit(0 if arguments else 2)
+    found = [entry for entry in entry_points(group="medllm.commands") if entry.name == arguments[0]]
+    if not found:
+        print(f"medllm: there is no command {arguments[0]!r}\n\n{_usage()}", file=sys.stderr)
+        sys.exit(2)
+    from medllm.errors import UserError
+
+    try:
+        try:
+            app = found[0].load()
+        except ModuleNotFoundError as error:
+            print(
+                f"medllm {arguments[0]}: the Python package {error.name!r} is not installed. "
+                "Fix: run `make venv`, or install the extra that this command needs (see README).",
+                file=sys.stderr,
+            )
+            sys.exit(2)
+        app(args=arguments[1:], prog_name=f"medllm {arguments[0]}")
+    except UserError as error:
+        if "--json" in arguments:
+            problems = [
+                {"file": str(p.file) if p.file else None, "line": p.line, "key": p.key, "rule": p.rule, "fix": p.fix}
+                for p in error.problems
+            ]
+            print(json.dumps({"problems": problems}, indent=2, ensure_ascii=False))
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
