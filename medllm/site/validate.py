@@ -1,0 +1,167 @@
+"""Rules between the parts of a site: each is a sentence, a place and a fix."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from medllm.errors import Problem
+from medllm.site.lustre_options import mount_option_problem
+from medllm.site.model import Site
+from medllm.site.profiles import GPUS, PROFILES
+
+Keys = tuple[str | int, ...]
+Locate = Callable[[Keys], tuple[Path, int | None]]
+
+
+def site_problems(site: Site, locate: Locate) -> list[Problem]:
+    """What is impossible or contradictory in a site whose single values are all well-formed."""
+    problems: list[Problem] = []
+
+    def refuse(keys: Keys, rule: str, fix: str) -> None:
+        file, line = locate(keys)
+        name = ".".join(map(str, keys)) if keys[0] in {"hosts", "lock"} else "site_" + ".".join(map(str, keys))
+        problems.append(Problem(rule, fix, file, line, name))
+
+    _against_profile(site, refuse)
+    _hosts(site, refuse)
+    _fabric(site, refuse)
+    _storage(site, refuse)
+    _services(site, refuse)
+    return problems
+
+
+Refuse = Callable[[Keys, str, str], None]
+
+
+def _against_profile(site: Site, refuse: Refuse) -> None:
+    profile = PROFILES[site.profile]
+    gpu, fabric = site.gpu, site.fabric
+    expected: list[tuple[Keys, object, object]] = [
+        (("gpu", "per_node"), gpu.per_node, profile.gpus_per_node),
+        (("gpu", "model"), gpu.model, profile.gpu_model),
+        (("fabric", "kind"), fabric.kind, profile.fabric),
+        (("fabric", "rate_gbps"), fabric.rate_gbps, profile.rate_gbps),
+    ]
+    for keys, actual, wanted in expected:
+        if actual != wanted:
+            refuse(
+                keys,
+                f"{actual!r} does not fit profile {site.profile}, which has {wanted!r}",
+                f"write {wanted!r}, or choose another site_profile",
+            )
+    if len(site.gpu_nodes) != profile.nodes:
+        refuse(
+            ("hosts",),
+            f"{len(site.gpu_nodes)} hosts in gpu_nodes do not fit profile {site.profile}, which has {profile.nodes}",
+            f"list {profile.nodes} hosts, or choose another site_profile",
+        )
+    if len(fabric.hcas) != profile.ports_per_node:
+        refuse(
+            ("fabric", "hcas"),
+            f"{len(fabric.hcas)} HCAs do not fit profile {site.profile}, which has {profile.ports_per_node} ports a node",
+            f"list {profile.ports_per_node} devices, or choose another site_profile",
+        )
+    card = GPUS[profile.gpu_model]
+    for name, value, known in (
+        ("memory_mib", gpu.memory_mib, card.memory_mib),
+        ("nvlinks", gpu.nvlinks, card.nvlinks),
+        ("power_limit_min_w", gpu.power_limit_min_w, card.power_limit_min_w),
+    ):
+        if value != known:
+            refuse(("gpu", name), f"a {profile.gpu_model} has {name} {known}, not {value}", f"write {known}")
+    if not gpu.power_limit_min_w <= gpu.power_limit_w <= card.power_limit_max_w:
+        refuse(
+            ("gpu", "power_limit_w"),
+            f"{gpu.power_limit_w} W is outside what the card accepts ({gpu.power_limit_min_w}-{card.power_limit_max_w} W)",
+            f"write at most {card.power_limit_max_w}",
+        )
+
+
+def _hosts(site: Site, refuse: Refuse) -> None:
+    for index, host in enumerate(site.hosts):
+        if "gpu_nodes" not in host.groups:
+            continue
+        if host.scheduler is None:
+            refuse(("hosts", index), f"{host.name} has no scheduler", "add `scheduler: slurm` or `kubernetes`")
+        if host.failure_domain is None:
+            refuse(("hosts", index), f"{host.name} has no failure_domain", "add the rack that it shares a fate with")
+        if host.bmc_url is None:
+            refuse(("hosts", index), f"{host.name} has no bmc_url", "add its Redfish address")
+
+
+def _fabric(site: Site, refuse: Refuse) -> None:
+    for device, count in Counter(site.fabric.hcas).items():
+        if count > 1:
+            refuse(("fabric", "hcas"), f"{device!r} is listed {count} times", "list each device once")
+
+
+def _storage(site: Site, refuse: Refuse) -> None:
+    lustre = site.lustre
+    for index, option in enumerate(lustre.mount_options):
+        if problem := mount_option_problem(option):
+            refuse(("lustre", "mount_options", index), *problem)
+    for option, count in Counter(o.partition("=")[0] for o in lustre.mount_options).items():
+        if count > 1:
+            refuse(("lustre", "mount_options"), f"the option {option!r} stands {count} times", "keep one of them")
+    networks = {nid.partition("@")[2].rstrip("0123456789") for nid in lustre.mgs_nids}
+    if site.fabric.kind == "infiniband" and site.trainer_accelerator == "cuda" and "tcp" in networks:
+        refuse(
+            ("lustre", "mgs_nids"),
+            "LNet over InfiniBand is @o2ib; @tcp would send storage over the management network",
+            "write the NIDs as ADDRESS@o2ib",
+        )
+    for name in ("datasets", "checkpoints"):
+        path = getattr(site.paths, name)
+        if not path.startswith(lustre.mount_point + "/"):
+            refuse(
+                ("paths", name),
+                f"{path} is not on the parallel file system {lustre.mount_point}; other nodes could not read it",
+                f"put it under {lustre.mount_point}/",
+            )
+    for index, layout in enumerate(lustre.layouts):
+        if ".." in layout.directory.split("/"):
+            refuse(("lustre", "layouts", index), f"{layout.directory!r} leaves the mount", "name a directory inside it")
+    unit = {"k": 10, "M": 20, "G": 30}
+    for index, layout in enumerate(lustre.layouts):
+        size = int(layout.stripe_size[:-1]) << unit[layout.stripe_size[-1]]
+        if size % 65536:
+            refuse(
+                ("lustre", "layouts", index, "stripe_size"),
+                f"{layout.stripe_size} is not a multiple of 64k, which lfs setstripe demands",
+                "write for example 4M",
+            )
+
+
+def _services(site: Site, refuse: Refuse) -> None:
+    used: dict[int, str] = {}
+    for name, port in site.ports:
+        if port in used:
+            refuse(("ports", name), f"port {port} is also that of {used[port]}", "give each service its own port")
+        used.setdefault(port, name)
+    if site.prometheus.evaluation_interval_s < site.prometheus.scrape_interval_s:
+        refuse(
+            ("prometheus", "evaluation_interval_s"),
+            "rules would be evaluated more often than their data are scraped",
+            f"write at least {site.prometheus.scrape_interval_s}",
+        )
+    lock = site.lock
+    if _numbers(site.kernel_minimum) < _numbers(lock.kernel.minimum):
+        refuse(
+            ("kernel_minimum",),
+            f"{site.kernel_minimum} is older than the versions lock asks ({lock.kernel.minimum})",
+            f"write {lock.kernel.minimum} or newer",
+        )
+    names = Counter(repository.name for repository in site.vendor_repositories)
+    for name, count in names.items():
+        if count > 1:
+            refuse(("vendor_repositories",), f"the repository {name!r} is declared {count} times", "name each once")
+    for key, value in site.sysctl.items():
+        if not re.fullmatch(r"-?\d+(\s+-?\d+)*|[a-z][a-z0-9_-]*", value):
+            refuse(("sysctl", key), f"{value!r} is not a kernel setting's value", "write a number or a word, quoted")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
