@@ -29,7 +29,9 @@ def load_site(inventory: Path) -> Site:
         UserError: with every problem found, each with file, line, key, rule and fix.
     """
     if not inventory.is_dir():
-        raise user_error("the inventory directory does not exist", "give an existing one, as inventory/lab", file=inventory)
+        raise user_error(
+            "the inventory directory does not exist", "give an existing one, as inventory/lab", file=inventory
+        )
     directory = inventory / "group_vars" / "all"
     documents = [read_document(path) for path in sorted(directory.glob("*.yml"))]
     if not documents:
@@ -86,15 +88,19 @@ def load_site_json(path: Path) -> Site:
     try:
         site = Site.model_validate_json(json.dumps(data.get("site")))
     except ValidationError as error:
-        raise user_error(f"the export does not fit this version ({error.error_count()} errors)", fix, file=path) from None
+        raise user_error(
+            f"the export does not fit this version ({error.error_count()} errors)", fix, file=path
+        ) from None
     if _digest(site) != data.get("sha256"):
         raise user_error("the export was changed after it was written: its hash does not fit", fix, file=path)
     return site.model_copy(update={"sha256": data["sha256"]})
 
 
 def site_json(site: Site) -> str:
-    """The canonical export: sorted keys, a schema number, the hash of the content; no way to reach a machine by key."""
-    return json.dumps({"schema": SCHEMA, "sha256": _digest(site), "site": _content(site)}, indent=1, sort_keys=True) + "\n"
+    """The canonical export: sorted keys, a schema number, the hash of the content; no key that opens a machine."""
+    return (
+        json.dumps({"schema": SCHEMA, "sha256": _digest(site), "site": _content(site)}, indent=1, sort_keys=True) + "\n"
+    )
 
 
 def _content(site: Site) -> dict[str, Any]:
@@ -117,7 +123,13 @@ def _merge(documents: list[Document]) -> tuple[dict[str, Any], dict[str, Documen
             name = str(key).removeprefix(PREFIX)
             if not document.path.name.startswith(PREFIX) or not str(key).startswith(PREFIX):
                 problems.append(
-                    Problem("only site_* keys in site_*.yml files stand here", "rename or move it", document.path, line, str(key))
+                    Problem(
+                        "only site_* keys in site_*.yml files stand here",
+                        "rename or move it",
+                        document.path,
+                        line,
+                        str(key),
+                    )
                 )
             elif name in origin:
                 problems.append(
@@ -138,7 +150,11 @@ def _refuse_other_sources(inventory: Path) -> None:
     others = [*inventory.glob("host_vars/**/*"), *inventory.glob("group_vars/**/*")]
     problems = []
     for path in sorted(others):
-        if path.is_file() and path.parent != inventory / "group_vars" / "all" and path.suffix in {".yml", ".yaml", ".json", ""}:
+        if (
+            path.is_file()
+            and path.parent != inventory / "group_vars" / "all"
+            and path.suffix in {".yml", ".yaml", ".json", ""}
+        ):
             document = read_document(path)
             problems += [
                 Problem(
@@ -197,7 +213,11 @@ def _read_lock(inventory: Path, values: dict[str, Any], origin: dict[str, Docume
         for problem in known_bad(lock)
     ]
     if lock.id != name:
-        bad.append(Problem(f"id {lock.id!r} is not the file's name", f"write id: {name}", path, document.line_of(("id",)), "id"))
+        bad.append(
+            Problem(
+                f"id {lock.id!r} is not the file's name", f"write id: {name}", path, document.line_of(("id",)), "id"
+            )
+        )
     if bad:
         raise UserError(*bad)
     return lock, document

@@ -124,8 +124,8 @@ def known_bad(lock: Lock) -> list[Problem]:
     if _numbers(lock.trainer.deepspeed) < (0, 19, 4):
         refuse(
             "trainer.deepspeed",
-            f"DeepSpeed {lock.trainer.deepspeed} has wrong gradients under pipeline + accumulation (PR 8154) or collapses "
-            "grouped learning rates (#8171)",
+            f"DeepSpeed {lock.trainer.deepspeed} has wrong gradients under pipeline + accumulation (PR 8154) or "
+            "collapses grouped learning rates (#8171)",
             "take 0.19.4 or newer",
         )
     if _numbers(lock.trainer.torch) < (2, 1):

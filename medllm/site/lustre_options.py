@@ -1,7 +1,8 @@
 """Which Lustre setting goes where: a mount option, an `lctl set_param`, or an `lfs setstripe`.
 
-A client refuses a mount with an option that it does not know ("Unknown option '%s', won't mount", -EINVAL), so a wrong
-one takes a node's storage away. Source: lustre-release, `lustre/obdclass/obd_mount.c` (`lmd_parse`) and mount.lustre(8).
+A client refuses a mount with an option that it does not know ("Unknown option '%s', won't mount", -EINVAL), so a
+wrong one takes a node's storage away. Source: lustre-release, `lustre/obdclass/obd_mount.c` (`lmd_parse`) and
+mount.lustre(8).
 """
 
 from __future__ import annotations

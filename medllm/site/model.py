@@ -20,7 +20,7 @@ Port = Annotated[int, Field(ge=1024, le=65535)]
 
 def _known_timezone(name: str) -> str:
     if name not in available_timezones():
-        raise ValueError(f"{name!r} is not a time zone of the IANA database; write for example Etc/UTC or Asia/Shanghai")
+        raise ValueError(f"{name!r} is no time zone of the IANA database; write for example Etc/UTC")
     return name
 
 
@@ -34,7 +34,7 @@ def _nid(text: str) -> str:
     if not network:
         raise ValueError(f"{text!r} is not an LNet NID; write ADDRESS@o2ib (InfiniBand, RoCE) or ADDRESS@tcp")
     ipaddress.ip_address(address)
-    if not (network.rstrip("0123456789") in {"tcp", "o2ib"}):
+    if network.rstrip("0123456789") not in {"tcp", "o2ib"}:
         raise ValueError(f"{network!r} is not an LNet network; write o2ib or tcp, with a number if need be")
     return text
 

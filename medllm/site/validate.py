@@ -61,7 +61,7 @@ def _against_profile(site: Site, refuse: Refuse) -> None:
     if len(fabric.hcas) != profile.ports_per_node:
         refuse(
             ("fabric", "hcas"),
-            f"{len(fabric.hcas)} HCAs do not fit profile {site.profile}, which has {profile.ports_per_node} ports a node",
+            f"{len(fabric.hcas)} HCAs do not fit profile {site.profile}, which has {profile.ports_per_node} a node",
             f"list {profile.ports_per_node} devices, or choose another site_profile",
         )
     card = GPUS[profile.gpu_model]
@@ -75,7 +75,7 @@ def _against_profile(site: Site, refuse: Refuse) -> None:
     if not gpu.power_limit_min_w <= gpu.power_limit_w <= card.power_limit_max_w:
         refuse(
             ("gpu", "power_limit_w"),
-            f"{gpu.power_limit_w} W is outside what the card accepts ({gpu.power_limit_min_w}-{card.power_limit_max_w} W)",
+            f"{gpu.power_limit_w} W is outside the card's {gpu.power_limit_min_w}-{card.power_limit_max_w} W",
             f"write at most {card.power_limit_max_w}",
         )
 
