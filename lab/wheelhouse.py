@@ -17,11 +17,11 @@ from pathlib import Path
 from medllm.errors import user_error
 from medllm.files import write_atomic
 
-# The nodes' own Python (Debian 12), whatever runs here. PyPI's wheels name these platforms.
+# The nodes' own Python (Debian 12, glibc 2.36), whatever runs here. pip takes each platform's name to the letter.
 NODE_PYTHON = "3.11"
-_PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in (36, 35, 34, 31, 28, 27, 24, 17, 12, 5)] + [
-    "manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64",
-]  # fmt: skip
+_PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in range(36, 4, -1)] + [
+    f"manylinux{year}_x86_64" for year in (2014, 2010, 1)
+]
 # 2024-01-01: zip timestamps, so that building the same source gives the same wheel.
 _EPOCH = "1704067200"
 

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from medllm.errors import Problem, UserError
 from medllm.site.source import Document, plain
 
 GROUPS = ("mgmt", "gpu_nodes")
-_CONNECTION = {
-    "ansible_host", "ansible_user", "ansible_port", "ansible_become", "ansible_ssh_private_key_file",
-    "ansible_ssh_common_args", "ansible_python_interpreter",
-}  # fmt: skip
-_HOST_KEYS = _CONNECTION | {"scheduler", "failure_domain", "bmc_url"}
+_CONNECTION: dict[str, type] = {
+    "ansible_host": str,
+    "ansible_user": str,
+    "ansible_port": int,
+    "ansible_become": bool,
+    "ansible_ssh_private_key_file": str,
+    "ansible_ssh_common_args": str,
+    "ansible_python_interpreter": str,
+}
+_HOST_KEYS: dict[str, type] = _CONNECTION | {"scheduler": str, "failure_domain": str, "bmc_url": str}
 
 
 def read_hosts(document: Document) -> list[tuple[dict[str, Any], tuple[str | int, ...]]]:
@@ -31,23 +37,31 @@ def read_hosts(document: Document) -> list[tuple[dict[str, Any], tuple[str | int
             Problem(rule=rule, fix=fix, file=document.path, line=document.line_of(keys), key=".".join(map(str, keys)))
         )
 
-    def section(node: Any, keys: tuple[str | int, ...], allowed: set[str] | None) -> dict[str, Any]:
+    def section(node: Any, keys: tuple[str | int, ...], allowed: Mapping[str, type] | None) -> dict[str, Any]:
+        """A mapping; of it, what has a known key and a value of that key's type."""
         if not isinstance(node, dict):
             refuse(keys, "this must be a mapping", "see inventory/lab/hosts.yml")
             return {}
-        for key in node:
-            if allowed is not None and key not in allowed:
+        good = {}
+        for key, value in node.items():
+            if allowed is None:
+                good[key] = value
+            elif key not in allowed:
                 refuse((*keys, key), f"unknown key {key!r} here", f"use one of: {', '.join(sorted(allowed))}")
-        return node
+            elif type(value) is not allowed[key]:
+                refuse((*keys, key), f"{value!r} is not a {allowed[key].__name__}", "correct the value")
+            else:
+                good[key] = value
+        return good
 
-    section(data, (), {"all"})
-    everything = section(data.get("all"), ("all",), {"vars", "children"})
+    section(data, (), {"all": dict})
+    everything = section(data.get("all"), ("all",), {"vars": dict, "children": dict})
     common = section(everything.get("vars", {}), ("all", "vars"), _CONNECTION)
-    children = section(everything.get("children"), ("all", "children"), set(GROUPS))
+    children = section(everything.get("children"), ("all", "children"), dict.fromkeys(GROUPS, dict))
     found: list[tuple[dict[str, Any], tuple[str | int, ...]]] = []
     for group in GROUPS:
         keys: tuple[str | int, ...] = ("all", "children", group)
-        body = section(children.get(group), keys, {"hosts", "vars"})
+        body = section(children.get(group), keys, {"hosts": dict, "vars": dict})
         shared = common | section(body.get("vars", {}), (*keys, "vars"), _CONNECTION)
         for name, values in section(body.get("hosts"), (*keys, "hosts"), None).items():
             place = (*keys, "hosts", name)
