@@ -15,7 +15,7 @@ import tomllib
 from pathlib import Path
 
 from medllm.errors import user_error
-from medllm.files import write_atomic
+from medllm.files import cache_dir, write_atomic
 
 # The nodes' own Python (Debian 12, glibc 2.36), whatever runs here. pip takes each platform's name to the letter.
 NODE_PYTHON = "3.11"
@@ -113,3 +113,7 @@ def _run(command: list[str | Path], cwd: Path | None = None, **environment: str)
             "see that the package registry can be reached, then run it again",
         )
     return done.stdout
+
+
+if __name__ == "__main__":
+    print(build_wheelhouse(Path(__file__).parents[1], cache_dir() / "wheelhouse"))
