@@ -1,4 +1,4 @@
-"""`python -m lab.host_packages`: install what the lab and the gate need of the system, and nothing that is there already.
+"""`python -m lab.host_packages`: install what the lab and the gate need of the system and do not find there.
 
 promtool is taken out of Debian's prometheus package without installing it: that would start a server on this machine.
 """
