@@ -26,38 +26,30 @@ from medllm.errors import Problem, UserError, user_error
 from medllm.files import write_atomic
 
 FORMAT = "medllm-manifest-1"
-MANIFEST = "manifest.json"
-SIGNATURE = "manifest.sig"
+MANIFEST_NAME = "manifest.json"
+SIGNATURE_NAME = "manifest.sig"
 _REPACK = "pack the data set again (`medllm data pack`) or fetch it again from its publisher"
 
 
 @dataclass(frozen=True, slots=True)
 class ManifestFile:
-    """One listed file: `path` is relative and POSIX, `size` in bytes, `sha256` in hex."""
+    """One listed file: `size` in bytes, `sha256` in hex."""
 
-    path: str
     size: int
     sha256: str
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A manifest whose signature holds. `sha256` is that of `manifest.json` itself: the version of the data."""
+    """A manifest whose signature holds.
+
+    sha256: that of `manifest.json` itself, which names this exact version of the data
+    files: by relative POSIX path, sorted
+    """
 
     sha256: str
     meta: dict[str, Any]
-    files: tuple[ManifestFile, ...]
-
-    def file(self, path: str) -> ManifestFile:
-        """The entry of `path`. Raises `KeyError` if it is not listed."""
-        for entry in self.files:
-            if entry.path == path:
-                return entry
-        raise KeyError(path)
-
-    def matching(self, prefix: str) -> tuple[ManifestFile, ...]:
-        """The entries whose path starts with `prefix` (`shards/train-`), sorted by path."""
-        return tuple(entry for entry in self.files if entry.path.startswith(prefix))
+    files: dict[str, ManifestFile]
 
 
 def sha256_file(path: Path) -> str:
@@ -72,10 +64,10 @@ def sign_manifest(directory: Path, private_key: Ed25519PrivateKey, meta: dict[st
     Raises:
         UserError: the directory is empty or holds a symbolic link or a special file (neither can be signed).
     """
-    files = [
-        {"path": path, "size": (directory / path).stat().st_size, "sha256": sha256_file(directory / path)}
+    files = {
+        path: {"size": (directory / path).stat().st_size, "sha256": sha256_file(directory / path)}
         for path in sorted(_walk(directory))
-    ]
+    }
     if not files:
         raise user_error("there is no file to sign", "name the directory that holds the data set", file=directory)
     body = json.dumps(
@@ -83,8 +75,8 @@ def sign_manifest(directory: Path, private_key: Ed25519PrivateKey, meta: dict[st
     )
     payload = (body + "\n").encode()
     # A crash between the two leaves a manifest that does not verify, never a wrong one that does.
-    write_atomic(directory / SIGNATURE, base64.b64encode(private_key.sign(payload)) + b"\n")
-    write_atomic(directory / MANIFEST, payload)
+    write_atomic(directory / SIGNATURE_NAME, base64.b64encode(private_key.sign(payload)) + b"\n")
+    write_atomic(directory / MANIFEST_NAME, payload)
     return hashlib.sha256(payload).hexdigest()
 
 
@@ -94,10 +86,10 @@ def read_manifest(directory: Path, public_key: Ed25519PublicKey) -> Manifest:
     Raises:
         UserError: unsigned, signed by another key, altered, or not of this format.
     """
-    path = directory / MANIFEST
+    path = directory / MANIFEST_NAME
     payload = _read(path, "the data set has no manifest", "pack it with `medllm data pack`, which signs it")
     encoded = _read(
-        directory / SIGNATURE, "the manifest is not signed", "pack it with `medllm data pack`, which signs it"
+        directory / SIGNATURE_NAME, "the manifest is not signed", "pack it with `medllm data pack`, which signs it"
     )
     try:
         public_key.verify(base64.b64decode(encoded.strip(), validate=True), payload)
@@ -120,7 +112,7 @@ def verify_manifest(directory: Path, public_key: Ed25519PublicKey, *, only: Iter
         UserError: one problem for each file that is missing, altered, unlisted or a link, with the fix.
     """
     manifest = read_manifest(directory, public_key)
-    listed = {entry.path: entry for entry in manifest.files}
+    listed = manifest.files
     wanted = list(listed) if only is None else sorted(set(only))
     problems = [
         Problem("the file is not listed in the signed manifest", _REPACK, file=directory / path)
@@ -136,15 +128,14 @@ def verify_manifest(directory: Path, public_key: Ed25519PublicKey, *, only: Iter
     problems += [
         Problem(rule, _REPACK, file=directory / path)
         for path in wanted
-        if path in listed and (rule := _fault(directory, listed[path]))
+        if path in listed and (rule := _fault(directory / path, listed[path]))
     ]
     if problems:
         raise UserError(*problems)
     return manifest
 
 
-def _fault(directory: Path, entry: ManifestFile) -> str | None:
-    path = directory / entry.path
+def _fault(path: Path, entry: ManifestFile) -> str | None:
     try:
         status = path.lstat()
     except OSError:
@@ -171,7 +162,7 @@ def _walk(directory: Path) -> Iterator[str]:
                     "a data set holds plain files only, not links or special files", "copy the content here", file=path
                 )
             relative = path.relative_to(directory).as_posix()
-            if relative not in {MANIFEST, SIGNATURE}:
+            if relative not in {MANIFEST_NAME, SIGNATURE_NAME}:
                 yield relative
 
 
@@ -189,13 +180,13 @@ def _parse(payload: bytes, path: Path) -> Manifest:
         if data["format"] != FORMAT:
             raise ValueError(data["format"])
         meta = dict(data["meta"])
-        files = tuple(ManifestFile(str(f["path"]), int(f["size"]), str(f["sha256"])) for f in data["files"])
-    except (ValueError, KeyError, TypeError) as error:
+        files = {str(path): ManifestFile(int(f["size"]), str(f["sha256"])) for path, f in sorted(data["files"].items())}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise user_error(f"this is not a {FORMAT}", _REPACK, file=path) from error
-    for entry in files:
-        pure = PurePosixPath(entry.path)
-        if pure.is_absolute() or ".." in pure.parts or str(pure) != entry.path:
-            raise user_error("a listed path leaves the data set's directory", _REPACK, file=path, key=entry.path)
+    for name in files:
+        pure = PurePosixPath(name)
+        if pure.is_absolute() or ".." in pure.parts or str(pure) != name:
+            raise user_error("a listed path leaves the data set's directory", _REPACK, file=path, key=name)
     return Manifest(hashlib.sha256(payload).hexdigest(), meta, files)
 
 
