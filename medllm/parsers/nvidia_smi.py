@@ -84,6 +84,8 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class SmiLog:
+    """`attached_gpus` counts a GPU that fell off the bus too; `gpus` are those that answer."""
+
     driver_version: str
     attached_gpus: int
     gpus: tuple[Gpu, ...]
@@ -104,9 +106,9 @@ def parse_query(text: str) -> SmiLog:
     if root.tag != "nvidia_smi_log" or not driver or not attached or not attached.strip().isdigit():
         raise ValueError("nvidia-smi -q -x, line 1: driver_version or attached_gpus is missing")
     gpus = tuple(_gpu(element) for element in root.findall("gpu"))
-    if len(gpus) != int(attached):
+    if len(gpus) > int(attached):
         raise ValueError(f"nvidia-smi -q -x: {attached.strip()} GPUs attached, {len(gpus)} described")
-    return SmiLog(driver.strip(), len(gpus), gpus)
+    return SmiLog(driver.strip(), int(attached), gpus)
 
 
 def _gpu(gpu: ET.Element) -> Gpu:

@@ -19,7 +19,7 @@ class Loss:
 def parse_losses(text: str, name: str) -> tuple[Loss, ...]:
     """The losses of a JSON Lines file in the order of steps; of a step repeated after a resume the last one counts.
 
-    `name` is the field: `loss` or `val_loss`. A last line without its end is one that is just being written.
+    `name` is the field: `loss` or `val_loss`. A torn line (of a killed writer) is passed over.
     """
     losses: dict[int, float] = {}
     for number, record in _lines(text):
@@ -71,16 +71,14 @@ def parse_object(text: str) -> dict[str, Any]:
 
 
 def _lines(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    lines = text.split("\n")
-    unfinished = lines.pop()
-    if unfinished and not lines:
-        raise ValueError("line 1: the only line is not finished")
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"line {number}: not JSON ({error.msg})") from None
-            if not isinstance(record, dict):
-                raise ValueError(f"line {number}: not a JSON object")
-            yield number, record
+    for number, line in enumerate(text.splitlines(), 1):
+        # A killed writer leaves a torn line: it begins an object and does not end it.
+        if not line.strip() or (line.startswith("{") and not line.rstrip().endswith("}")):
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"line {number}: not JSON ({error.msg})") from None
+        if not isinstance(record, dict):
+            raise ValueError(f"line {number}: not a JSON object")
+        yield number, record
