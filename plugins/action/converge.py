@@ -1,7 +1,7 @@
 """Bring one piece of a node's state to where it must be, with a probe that also answers in check mode.
 
 `ansible.builtin.command` says "skipped" in check mode and "changed" otherwise. This action asks first (`probe`,
-read-only, run in check mode too), acts only on a difference (`apply`), and asks again: a step that did nothing useful fails.
+read-only, run in check mode too), acts only on a difference (`apply`), and asks again: a step without effect fails.
 Both are shell text, run on the node without shipping any Python there.
 """
 
