@@ -134,9 +134,12 @@ class Prometheus(Strict):
 
 
 class Slurm(Strict):
+    """`process_tracking`: cgroup confines a job; process suits nodes without a cgroup hierarchy of their own."""
+
     cluster_name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
     partition: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
     job_log_retention_days: Annotated[int, Field(ge=180, le=36500)]
+    process_tracking: Literal["cgroup", "process"]
 
 
 class Container(Strict):
