@@ -1,0 +1,57 @@
+"""The command line: what a user meets before any work is done."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+from cli.main import SUMMARIES
+
+REPOSITORY = Path(__file__).parents[2]
+MEDLLM = Path(sys.executable).parent / "medllm"
+
+
+def medllm(*arguments: str, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([MEDLLM, *arguments], capture_output=True, text=True, timeout=120, check=False, cwd=cwd)
+
+
+def test_the_summary_lists_exactly_the_commands_that_exist() -> None:
+    assert set(SUMMARIES) == {entry.name for entry in entry_points(group="medllm.commands")}
+
+
+def test_help_names_every_command_and_loads_none_of_them() -> None:
+    done = medllm("--help")
+    assert done.returncode == 0
+    for name in SUMMARIES:
+        assert f"  {name} " in done.stdout
+    code = (
+        "import sys; sys.argv = ['medllm', '--help']\nfrom cli.main import main\ntry: main()\nexcept SystemExit: pass\n"
+    )
+    code += "print([m for m in ('torch', 'typer', 'pydantic', 'rich', 'fabric') if m in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert loaded.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("name", sorted(SUMMARIES))
+def test_each_command_has_help(name: str) -> None:
+    done = medllm(name, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "Usage" in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [(), ("nonsense",), ("site", "nonsense"), ("site", "check", "--nonsense")])
+def test_wrong_usage_exits_with_2_and_no_traceback(arguments: tuple[str, ...]) -> None:
+    done = medllm(*arguments)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_inventory_says_what_to_do(tmp_path: Path) -> None:
+    done = medllm("site", "check", "-i", "nowhere", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "nowhere" in done.stderr
+    assert "Fix:" in done.stderr
