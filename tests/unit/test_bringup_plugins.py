@@ -24,10 +24,10 @@ def play(folder: Path, tasks: list[dict[str, Any]], *arguments: str) -> dict[str
     environment = {
         **os.environ,
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+        "ANSIBLE_HOME": str(folder / "ansible"),
         "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
+        "PATH": f"{folder}:{os.environ['PATH']}",
     }
-    environment["ANSIBLE_HOME"] = str(folder / "ansible")
-    environment["PATH"] = f"{path or folder}:{os.environ['PATH']}"
     ran = subprocess.run(
         [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "localhost,", str(book), *arguments],
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False,
