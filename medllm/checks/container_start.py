@@ -1,0 +1,58 @@
+"""Does a container with all GPUs start in time?"""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+from medllm.checks.base import Check, NotRun, Probe, Reading, Subject, View, last_line
+from medllm.parsers.nvidia_smi import parse_list
+from medllm.site.model import Host, Site
+
+RUN = "ctr run"
+_SECONDS = re.compile(r"^seconds=(\d+\.\d+)$")
+
+
+def _probes(site: Site, _host: Host, _subject: Subject) -> tuple[Probe, ...]:
+    image = shlex.quote(site.container.smoke_image)
+    command = f"""
+command -v ctr >/dev/null && command -v nvidia-container-runtime >/dev/null || exit 127
+s=$(date +%s%N)
+ctr --namespace default run --rm --runc-binary /usr/bin/nvidia-container-runtime \\
+  --env NVIDIA_VISIBLE_DEVICES=all {image} medllm-accept-$$ nvidia-smi -L || exit 1
+n=$(( $(date +%s%N) - s ))
+printf 'seconds=%d.%09d\\n' $((n / 1000000000)) $((n % 1000000000))
+""".strip()
+    return (Probe(RUN, command, deadline_s=30, sudo=True),)
+
+
+def _read(view: View) -> list[Reading]:
+    result = view.result(RUN)
+    if result.rc == 127:
+        raise NotRun("ctr or nvidia-container-runtime is not installed")
+    image = view.site.container.smoke_image
+    if result.rc != 0:
+        return [Reading(image, 0, refuted=f"it does not start: {last_line(result.stderr or result.stdout)}")]
+    *listed, last = result.stdout.strip().splitlines() or [""]
+    found = _SECONDS.match(last)
+    if not found:
+        raise NotRun(f"ctr run: {last!r} is no time")
+    gpus = parse_list("\n".join(listed) + "\n")
+    seen = len([gpu for gpu in gpus.gpus if gpu.name == view.site.gpu.model])
+    wanted = view.site.gpu.per_node
+    refuted = None if seen == wanted else f"{seen} GPUs inside, {wanted} declared"
+    return [Reading(image, float(found[1]), f"{seen} GPUs inside", refuted)]
+
+
+CHECK = Check(
+    id="container_start",
+    title="A container with GPUs starts",
+    proves="A container starts through the NVIDIA runtime in time and sees all GPUs.",
+    group="software",
+    tags=frozenset({"node", "container"}),
+    where="gpu_nodes",
+    probes=_probes,
+    read=_read,
+    clears=("container_runtime",),
+    binaries=("ctr", "nvidia-container-runtime"),
+)

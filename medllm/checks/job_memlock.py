@@ -1,0 +1,31 @@
+"""May a job lock all its memory? A low limit makes NCCL fall back to TCP without a word."""
+
+from __future__ import annotations
+
+from medllm.checks import slurm
+from medllm.checks.base import Check, NotRun, Reading, View
+from medllm.parsers.slurm import parse_answers
+
+
+def _read(view: View) -> list[Reading]:
+    wanted = slurm.nodes(view.site)
+    answers = {answer.node: answer for answer in parse_answers(view.text(slurm.JOB))}
+    silent = [name for name in wanted if name not in answers]
+    if silent:
+        raise NotRun(f"no answer from {', '.join(silent)}")
+    limited = [f"{name} {answers[name].memlock} KiB" for name in wanted if answers[name].memlock != "unlimited"]
+    return [Reading("", len(wanted) - len(limited), f"limited: {', '.join(limited)}" if limited else "")]
+
+
+CHECK = Check(
+    id="job_memlock",
+    title="Jobs may lock memory",
+    proves="`ulimit -l` inside a job says unlimited on every node.",
+    group="software",
+    tags=slurm.CLUSTER,
+    where="mgmt",
+    probes=slurm.probes,
+    read=_read,
+    clears=("memlock_limited",),
+    binaries=("srun",),
+)
