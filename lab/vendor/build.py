@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from lab.vendor import debian, smoke_image
-from lab.vendor.packages import LOCK, packages
+from lab.vendor.packages import LOCK, SHARED_SOURCES, packages
 from medllm.errors import user_error
 from medllm.files import state_dir
 
@@ -27,7 +27,7 @@ def fingerprint() -> str:
     digest = hashlib.sha256()
     here = Path(__file__).parent
     sources = sorted(path for path in here.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    for path in [*sources, LOCK]:
+    for path in [*sources, *SHARED_SOURCES, LOCK]:
         digest.update(
             f"{path.relative_to(here.parents[1])}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode()
         )

@@ -9,7 +9,7 @@ import stat
 import subprocess
 from pathlib import Path
 
-from lab.vendor.packages import LIBRARY, LIBRARY_SOURCES, SIMULATORS, Package
+from lab.vendor.packages import LIBRARY, LIBRARY_SOURCES, SHARED_SOURCES, SIMULATORS, Package
 
 # Every file of a package gets this time, so that the same sources give the same bytes (2026-11-01).
 EPOCH = 1793491200
@@ -45,7 +45,8 @@ fi
 RELOAD = """  if [ -d /run/systemd/system ]; then
     systemctl --system daemon-reload >/dev/null || true
   fi"""
-USER = """  getent passwd {user} >/dev/null || useradd --system --user-group --no-create-home --home-dir / --shell /usr/sbin/nologin {user}"""
+USER = """  getent passwd {user} >/dev/null ||
+    useradd --system --user-group --no-create-home --home-dir / --shell /usr/sbin/nologin {user}"""
 
 
 def build(package: Package, work: Path, pool: Path) -> Path:
@@ -55,7 +56,11 @@ def build(package: Package, work: Path, pool: Path) -> Path:
     if static.is_dir():
         shutil.copytree(static, tree, ignore=shutil.ignore_patterns("__pycache__"))
     if package.name == LIBRARY:
-        shutil.copytree(LIBRARY_SOURCES, tree / "usr/lib/lab/labsim", ignore=shutil.ignore_patterns("__pycache__"))
+        library = tree / "usr/lib/lab"
+        shutil.copytree(LIBRARY_SOURCES, library / "labsim", ignore=shutil.ignore_patterns("__pycache__"))
+        (library / "lab").mkdir()
+        for source in SHARED_SOURCES:
+            shutil.copy(source, library / "lab")
     _fill(package, tree)
     _control(package, tree)
     for path in [tree, *tree.rglob("*")]:

@@ -16,6 +16,8 @@ from ruamel.yaml import YAML
 LOCK = Path(__file__).parents[2] / "inventory" / "versions" / "debian12-lab-2026.11.yml"
 SIMULATORS = Path(__file__).parent / "simulators"
 LIBRARY_SOURCES = Path(__file__).parent / "labsim"
+# Of the host's own code, what the library needs: how hardware.json is read, edited and healed.
+SHARED_SOURCES = (Path(__file__).parents[1] / "__init__.py", Path(__file__).parents[1] / "hardware.py")
 LIBRARY = "lab-hardware"
 LIBRARY_VERSION = "1.0"
 # Another driver of the same branch, to try upgrades and mismatches with.

@@ -1,4 +1,4 @@
-"""The container image that acceptance starts: Debian's static busybox, as a docker archive, made without a container tool."""
+"""The container image that acceptance starts: Debian's static busybox as a docker archive, made by hand."""
 
 from __future__ import annotations
 

@@ -16,8 +16,10 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from lab.hardware import Json
+
 from . import driver, hardware, toml_text
-from .hardware import Json, rooted
+from .hardware import rooted
 
 RUNTIME = "/usr/bin/nvidia-container-runtime"
 CRI = "io.containerd.grpc.v1.cri"
@@ -157,7 +159,8 @@ def _generate(options: argparse.Namespace) -> int:
         driver.require_driver()
     except driver.DriverError as error:
         _log(
-            f"failed to generate CDI spec: failed to create device CDI specs: failed to initialize NVML: {str(error).strip()}",
+            "failed to generate CDI spec: failed to create device CDI specs: failed to initialize NVML: "
+            + str(error).strip(),
             "error",
         )
         return 1
@@ -217,7 +220,7 @@ def runtime(arguments: list[str]) -> int:
                 )
                 return 1
             configuration.write_text(json.dumps(container))
-    os.execvp("runc", ["runc", *arguments])
+    return os.execvp("runc", ["runc", *arguments])
 
 
 def _option(arguments: list[str], *names: str) -> str:

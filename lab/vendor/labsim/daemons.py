@@ -1,4 +1,4 @@
-"""The two NVIDIA daemons: nvidia-persistenced and nv-fabricmanager. Both fork (Type=forking), as the real units expect."""
+"""The two NVIDIA daemons, nvidia-persistenced and nv-fabricmanager: both fork, as the real units expect."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
+from lab.hardware import Json
+
 from . import driver, hardware
-from .hardware import Json, rooted
+from .hardware import rooted
 
 
 def persistenced(arguments: list[str]) -> int:
-    """`nvidia-persistenced`: keeps persistence mode of all GPUs while it runs (on by default, as upstream's --help says)."""
+    """`nvidia-persistenced`: keeps persistence mode of all GPUs while it runs; on unless told otherwise."""
     parser = argparse.ArgumentParser(prog="nvidia-persistenced", allow_abbrev=False)
     parser.add_argument("--user", "-u", default="root")
     parser.add_argument("--group", "-g")

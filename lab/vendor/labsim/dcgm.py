@@ -25,10 +25,8 @@ def hostengine(arguments: list[str]) -> int:
     parser.add_argument("--service-account", default="root")
     parser.parse_args(arguments)
     hardware.write_json(hardware.state_file(STATE), {"pid": os.getpid()})
-    print(
-        f"Started host engine version {hardware.package_version('datacenter-gpu-manager-4-core')} using port number: 5555 ",
-        flush=True,
-    )
+    version = hardware.package_version("datacenter-gpu-manager-4-core")
+    print(f"Started host engine version {version} using port number: 5555 ", flush=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     while True:
         signal.pause()
@@ -70,9 +68,8 @@ def _discovery(arguments: list[str], gpus: list[Gpu]) -> int:
         ("ConnectX", "| ConnectX ID | Device Information |"),
         ("CPUs", "| CPU ID | Device Information |"),
     ):
-        print(
-            f"0 {kind} found.\n+{'-' * (len(title) - 2)}+\n{title}\n+{'-' * (len(title) - 2)}+\n+{'-' * (len(title) - 2)}+"
-        )
+        line = f"+{'-' * (len(title) - 2)}+"
+        print(f"0 {kind} found.", line, title, line, line, sep="\n")
     return 0
 
 

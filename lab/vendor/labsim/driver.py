@@ -14,8 +14,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab.hardware import Json
+
 from . import hardware
-from .hardware import Json, rooted
+from .hardware import rooted
 
 STATE = "nvidia-driver.json"
 MAJOR = 195
@@ -154,7 +156,11 @@ def load() -> int:
 
 
 def unload() -> int:
-    """`rmmod nvidia`: refuse while a daemon holds the driver, as the kernel's use count does."""
+    """`rmmod nvidia`: refuse while a daemon or another module uses it, as the kernel's use count does."""
+    users = [path.name.removeprefix("module-") for path in hardware.state_file("").glob("module-nvidia-*")]
+    if users:
+        print(f"rmmod: ERROR: Module nvidia is in use by: {' '.join(users).replace('-', '_')}", file=sys.stderr)
+        return 1
     for name in ("persistenced.json", "fabricmanager.json"):
         daemon = hardware.read_state(name)
         if daemon and hardware.alive(int(daemon["pid"])):

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-Json = dict[str, Any]
+# The same file as on the host: the package of this library brings it to the node.
+from lab import hardware as silicon
+from lab.hardware import Json
 
 
 def rooted(path: str) -> Path:
@@ -30,20 +29,12 @@ def state_file(name: str) -> Path:
 
 def read() -> Json:
     """The hardware as it is now."""
-    with hardware_file().open() as stream:
-        hardware: Json = json.load(stream)
-    return hardware
+    return silicon.read(hardware_file())
 
 
-@contextlib.contextmanager
-def edit() -> Iterator[Json]:
+def edit() -> contextlib.AbstractContextManager[Json]:
     """Change the hardware (power limit, reset): one writer at a time, readers see the old file or the new one."""
-    path = hardware_file()
-    with path.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        hardware = read()
-        yield hardware
-        write_json(path, hardware)
+    return silicon.edit(hardware_file())
 
 
 def write_json(path: Path, value: object) -> None:
@@ -84,22 +75,6 @@ def alive(pid: int) -> bool:
     return True
 
 
-def clear_faults(hardware: Json, event: str, target: str) -> None:
-    """Drop the faults of `target` that `event` (reset, …) clears; what they changed is put right with them."""
-    kept = []
-    for fault in hardware.get("faults", []):
-        if fault.get("clears_on") == event and fault.get("target") == target:
-            _undo(hardware, fault)
-        else:
-            kept.append(fault)
-    hardware["faults"] = kept
-
-
-def _undo(hardware: Json, fault: Json) -> None:
-    """Put back the values that the fault replaced, where it recorded them ({"gpus.3.present": true, …})."""
-    for path, value in fault.get("before", {}).items():
-        node: Any = hardware
-        *parents, leaf = path.split(".")
-        for part in parents:
-            node = node[int(part)] if isinstance(node, list) else node[part]
-        node[leaf] = value
+def clear_by_reset(hardware: Json, target: str) -> None:
+    """Take out the faults of `target` (gpu3) that a reset of the device clears."""
+    silicon.clear_faults(hardware, lambda fault: fault["clears_on"] == "reset" and fault["target"] == target)

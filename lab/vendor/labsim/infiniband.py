@@ -10,8 +10,9 @@ import argparse
 import os
 import sys
 
+from lab.hardware import Json
+
 from . import hardware
-from .hardware import Json
 
 PORT_STATES = {
     "Down": ("PORT_DOWN", 1),
@@ -116,16 +117,22 @@ def _devinfo(hca: Json, wanted_port: int | None) -> None:
     print(f"\tvendor_part_id:\t\t\t{part}\n\thw_ver:\t\t\t\t0x0\n\tboard_id:\t\t\tMT_0000000223")
     print(f"\tphys_port_cnt:\t\t\t{len(hca['ports'])}")
     for port in hca["ports"]:
-        if wanted_port in (None, port["port"]):
-            name, number = PORT_STATES[port["state"]]
-            up = port["physical"] == "LinkUp"
-            print(
-                f"\t\tport:\t{port['port']}\n\t\t\tstate:\t\t\t{name} ({number})\n\t\t\tmax_mtu:\t\t4096 (5)\n\t\t\tactive_mtu:\t\t4096 (5)"
-            )
-            print(
-                f"\t\t\tsm_lid:\t\t\t{port['sm_lid'] if up else 0}\n\t\t\tport_lid:\t\t{port['base_lid'] if up else 65535}"
-            )
-            print(f"\t\t\tport_lmc:\t\t0x00\n\t\t\tlink_layer:\t\t{port['link_layer']}")
+        if wanted_port not in (None, port["port"]):
+            continue
+        name, number = PORT_STATES[port["state"]]
+        up = port["physical"] == "LinkUp"
+        print(f"\t\tport:\t{port['port']}")
+        for label, tabs, value in (
+            ("state", 3, f"{name} ({number})"),
+            ("max_mtu", 2, "4096 (5)"),
+            ("active_mtu", 2, "4096 (5)"),
+            ("sm_lid", 3, port["sm_lid"] if up else 0),
+            ("port_lid", 2, port["base_lid"] if up else 65535),
+            ("port_lmc", 2, "0x00"),
+            ("link_layer", 2, port["link_layer"]),
+        ):
+            tab = "\t"
+            print(f"\t\t\t{label}:{tab * tabs}{value}")
     print()
 
 

@@ -11,8 +11,10 @@ import shutil
 import zlib
 from dataclasses import dataclass
 
+from lab.hardware import Json
+
 from . import hardware
-from .hardware import Json, rooted
+from .hardware import rooted
 
 BACKING = "/run/lab/lustre-backing"
 STATE = "lustre-mounts.json"
@@ -28,7 +30,7 @@ LLITE = {
     "lazystatfs": "1",
     "statahead_max": "32",
     "xattr_cache": "1",
-    "max_cached_mb": "users: 6\nmax_cached_mb: 1966\nused_mb: 0\nunused_mb: 1966\nreclaim_count: 0\nmax_read_ahead_mb: 64\nused_read_ahead_mb: 0",
+    "max_cached_mb": "users: 6\nmax_cached_mb: 1966\nused_mb: 0\nunused_mb: 1966\nreclaim_count: 0",
 }
 OSC = {
     "max_rpcs_in_flight": "8",

@@ -103,10 +103,12 @@ DEVICE = re.compile(
 )
 
 HINTS = {
-    errno.EINVAL: "This may have multiple causes.\nIs '{fsname}' the correct filesystem name?\nAre the mount options correct?\nCheck the syslog for more info.\n",
+    errno.EINVAL: "This may have multiple causes.\nIs '{fsname}' the correct filesystem name?\n"
+    "Are the mount options correct?\nCheck the syslog for more info.\n",
     errno.ENODEV: "Are the lustre modules loaded?\nCheck /etc/modprobe.conf and /proc/filesystems\n",
     errno.EIO: "Is the MGS running?\n",
-    errno.ENOENT: "Is the MGS specification correct?\nIs the filesystem name correct?\nIf upgrading, is the copied client log valid? (see upgrade docs)\n",
+    errno.ENOENT: "Is the MGS specification correct?\nIs the filesystem name correct?\n"
+    "If upgrading, is the copied client log valid? (see upgrade docs)\n",
     errno.ENOTCONN: "The target service's index is already in use. ({device})\n",
 }
 
@@ -130,7 +132,7 @@ def main(arguments: list[str]) -> int:
             file=sys.stderr,
         )
         return errno.ENODEV
-    if not os.path.isdir(rooted(directory)):
+    if not rooted(directory).is_dir():
         print(f"mount.lustre: {directory} inaccessible: No such file or directory", file=sys.stderr)
         return errno.ENOENT
     if "remount" in words:

@@ -11,6 +11,7 @@ import fnmatch
 import os
 import socket
 import sys
+from pathlib import Path
 
 from . import kmod, lustre
 from .lustre import Client
@@ -38,8 +39,7 @@ def lctl(arguments: list[str]) -> int:
 
 
 def _parameters() -> dict[str, tuple[Client, str]]:
-    found = {name: (client, value) for client in lustre.clients() for name, value in client.all_parameters().items()}
-    return found
+    return {name: (client, value) for client in lustre.clients() for name, value in client.all_parameters().items()}
 
 
 def _split(arguments: list[str]) -> tuple[set[str], list[str]]:
@@ -148,9 +148,8 @@ def _devices(_arguments: list[str]) -> int:
             (kind, f"{target}-{kind}-{client.instance}", "4") for kind, target in client.targets()
         ]
         for kind, name, references in rows:
-            print(
-                f"{number:3d} {'UP' if lustre.healthy() else 'IN'} {kind} {name} {client.instance[-8:]}-uuid {references}"
-            )
+            state = "UP" if lustre.healthy() else "IN"
+            print(f"{number:3d} {state} {kind} {name} {client.instance[-8:]}-uuid {references}")
             number += 1
     return 0
 
@@ -160,19 +159,16 @@ def lnetctl(arguments: list[str]) -> int:
     if arguments[:2] == ["net", "show"]:
         print("net:\n    - net type: lo\n      local NI(s):\n        - nid: 0@lo\n          status: up")
         for nid in own_nids():
-            print(
-                f"    - net type: tcp\n      local NI(s):\n        - nid: {nid}\n          status: up\n          interfaces:\n              0: eth0"
-            )
+            print(f"    - net type: tcp\n      local NI(s):\n        - nid: {nid}\n          status: up")
+            print("          interfaces:\n              0: eth0")
         return 0
     if arguments[:1] == ["ping"] and len(arguments) == 2:
+        nid = arguments[1]
         if kmod.loaded("lnet") and lustre.lustre()["reachable"]:
-            print(
-                f"ping:\n    - primary nid: {arguments[1]}\n      Multi-Rail: True\n      peer ni:\n        - nid: {arguments[1]}"
-            )
+            print(f"ping:\n    - primary nid: {nid}\n      Multi-Rail: True\n      peer ni:\n        - nid: {nid}")
             return 0
-        print(
-            f"manage:\n    - ping:\n          errno: -1\n          descr: failed to ping {arguments[1]}: Input/output error"
-        )
+        print("manage:\n    - ping:\n          errno: -1")
+        print(f"          descr: failed to ping {nid}: Input/output error")
         return 1
     print("lnetctl: unsupported command", file=sys.stderr)
     return 1
@@ -321,7 +317,7 @@ def _layout(path: str, stop: str) -> tuple[int, int]:
             return own
         if current in (stop, "/"):
             return DEFAULT_LAYOUT
-        current = os.path.dirname(current)
+        current = str(Path(current).parent)
 
 
 def _getstripe(arguments: list[str]) -> int:
@@ -330,7 +326,7 @@ def _getstripe(arguments: list[str]) -> int:
         client = lustre.client_of(path)
         if client is None:
             return _not_lustre("getstripe", path)
-        if not os.path.exists(path):
+        if not Path(path).exists():
             print(f"lfs getstripe: cannot open '{path}': No such file or directory", file=sys.stderr)
             return errno.ENOENT
         count, size = _layout(path, client.mount_point)

@@ -137,7 +137,7 @@ def _reset(gpus: list[Gpu]) -> int:
             driver.report_lost(gpu)
             return 255
         with hardware.edit() as silicon:
-            hardware.clear_faults(silicon, "reset", f"gpu{gpu.index}")
+            hardware.clear_by_reset(silicon, f"gpu{gpu.index}")
         print(f"GPU {gpu.data['pci']} was successfully reset.")
     print("All done.")
     return 0

@@ -44,8 +44,9 @@ def _gpu(gpu: Gpu) -> list[str]:
     persistence = "On" if driver.persistence_enabled(gpu.index) else "Off"
     power = f"{float(data['power_w']):.0f}W / {float(data['power_limit_w']):>4.0f}W"
     used = f"{data.get('memory_used_mib', 0)}MiB / {data['memory_mib']:>6}MiB"
+    errors, busy = data["ecc"]["dbe_volatile"], data["utilization"]
     return [
-        f"| {gpu.index:>3}  {data['model']:<27}{persistence:>6}  |   {data['pci']} Off |{data['ecc']['dbe_volatile']:>21} |",
-        f"| N/A  {data['temperature_c']:>3}C    P0   {power:>23} | {used:>22} | {data['utilization']:>6}%      Default |",
+        f"| {gpu.index:>3}  {data['model']:<27}{persistence:>6}  |   {data['pci']} Off |{errors:>21} |",
+        f"| N/A  {data['temperature_c']:>3}C    P0   {power:>23} | {used:>22} | {busy:>6}%      Default |",
         "|                                         |                        |             Disabled |",
     ]
