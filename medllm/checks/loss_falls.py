@@ -10,7 +10,7 @@ from statistics import median
 
 from medllm.checks import dataset
 from medllm.checks.base import Check, NotRun, Probe, Reading, Subject, View
-from medllm.manifest import MANIFEST
+from medllm.manifest import MANIFEST_NAME
 from medllm.parsers.sums import parse_sha256sums
 from medllm.parsers.training import Loss, parse_losses, parse_object
 from medllm.site.model import Host, Site
@@ -22,7 +22,7 @@ MINIMUM_STEPS = 10
 
 def _probes(site: Site, _host: Host, subject: Subject) -> tuple[Probe, ...]:
     run = posixpath.join(site.paths.checkpoints, subject.run)
-    manifest = posixpath.join(dataset.directory(site, subject), MANIFEST)
+    manifest = posixpath.join(dataset.directory(site, subject), MANIFEST_NAME)
     return (
         *(
             Probe(name, f"cat {shlex.quote(posixpath.join(run, name))}", deadline_s=20, sudo=True)

@@ -63,8 +63,8 @@ def _read(view: View) -> list[Reading]:
         last = (written.stderr.strip() or "no output").splitlines()[-1]
         return [Reading(site.lustre.mount_point, 0, refuted=f"a write failed: {last}")]
     result = parse_read_back(written.stdout)
-    refuted = None if result.written == result.read else "what was read back is not what was written"
-    return [Reading(site.lustre.mount_point, result.seconds, f"4 MiB, {len(states)} targets active", refuted)]
+    altered = None if result.written == result.read else "what was read back is not what was written"
+    return [Reading(site.lustre.mount_point, result.seconds, f"4 MiB, {len(states)} targets active", altered)]
 
 
 CHECK = Check(

@@ -6,7 +6,7 @@ import shlex
 
 from medllm.checks import dataset
 from medllm.checks.base import Check, Probe, Reading, Subject, View
-from medllm.manifest import MANIFEST, SIGNATURE
+from medllm.manifest import MANIFEST_NAME, SIGNATURE_NAME
 from medllm.parsers.sums import parse_sha256sums
 from medllm.site.model import Host, Site
 
@@ -16,7 +16,7 @@ SUMS = "sha256sum"
 def _probes(site: Site, host: Host, subject: Subject) -> tuple[Probe, ...]:
     place = shlex.quote(dataset.directory(site, subject))
     command = (
-        f"cd {place} && find . ! -type d ! -path ./{MANIFEST} ! -path ./{SIGNATURE} -print0 | sort -z | "
+        f"cd {place} && find . ! -type d ! -path ./{MANIFEST_NAME} ! -path ./{SIGNATURE_NAME} -print0 | sort -z | "
         "xargs -0 -r -n 16 -P 4 sha256sum"
     )
     return (*dataset.probes(site, host, subject), Probe(SUMS, command, deadline_s=600, sudo=True))
@@ -27,7 +27,7 @@ def _read(view: View) -> list[Reading]:
     if isinstance(manifest, Reading):
         return [manifest]
     found = parse_sha256sums(view.text(SUMS))
-    signed = {file.path: file.sha256 for file in manifest.files}
+    signed = {path: file.sha256 for path, file in manifest.files.items()}
     differ = [
         f"{path} {'is altered' if path in found else 'is missing'}"
         for path in signed
