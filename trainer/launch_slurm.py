@@ -1,0 +1,146 @@
+"""Ranks as a Slurm job, submitted on mgmt over SSH."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from medllm.errors import UserError, user_error
+from medllm.remote import Remote, RemoteError
+from medllm.site import Site
+from trainer.launch import TRAINER_PYTHON, Ended, Plan, ProgressLine, job_name, refused_problems
+from trainer.run_files import EVALUATIONS, EVENTS, METRICS, parse_lines
+
+_POLL_S = 1.0
+_COMMAND_S = 30.0
+_VERIFY_S = 3600.0  # every byte of the data set is hashed
+_UNREACHABLE_S = 120.0
+_LEFT_S = 15.0
+
+
+class SlurmLauncher:
+    """Verifies on mgmt, submits there, follows the job; the job goes on if this process ends."""
+
+    def __init__(self, site: Site, *, detach: bool = False) -> None:
+        self.site, self.detach = site, detach
+        self.python = shlex.quote(f"{site.paths.app}/{TRAINER_PYTHON}")
+
+    def launch(self, plan: Plan, progress: ProgressLine) -> Ended:
+        """See `Launcher`. With `detach` it returns once the job is queued, with status 0 and no records."""
+        try:
+            return self._launch(plan, progress)
+        except RemoteError as error:
+            progress.close()
+            print(f"error: {error}", file=sys.stderr)
+            return Ended(1)
+
+    def _launch(self, plan: Plan, progress: ProgressLine) -> Ended:
+        with Remote(self.site.mgmt) as mgmt:
+            self._refuse_second_job(mgmt, plan)
+            self._prepare(mgmt, plan)
+            progress.show("verifying the data set")
+            logs = plan.request.run_directory / "logs"
+            stamp = time.strftime("%Y%m%dT%H%M%S")
+            request, script = logs / f"request-{stamp}.json", logs / f"job-{stamp}.sh"
+            mgmt.put(plan.request.model_dump_json(indent=1).encode(), str(request))
+            mgmt.put(plan.script.encode(), str(script), mode=0o755)
+            self._verify(mgmt, request)
+            submitted = mgmt.run(
+                f"sbatch --parsable --chdir={_quote(logs)} {_quote(script)} {_quote(request)}", deadline_s=_COMMAND_S
+            ).check()
+            job = submitted.stdout.strip().partition(";")[0]
+            if self.detach:
+                progress.show(f"job {job} is queued")
+                return Ended(0)
+            status = self._follow(mgmt, plan, job, progress)
+            progress.close()
+            return self._collect(mgmt, plan, job, status)
+
+    def _refuse_second_job(self, mgmt: Remote, plan: Plan) -> None:
+        name = job_name(plan.request.run)
+        queued = mgmt.run(f"squeue --noheader --name={name} --format='%i %T'", deadline_s=_COMMAND_S).check()
+        if queued.stdout.strip():
+            job, _, state = queued.stdout.strip().splitlines()[0].partition(" ")
+            raise user_error(
+                f"job {job} trains run {plan.request.run!r} already ({state})",
+                f"wait for it, end it with `scancel {job}` (it writes a checkpoint first), or give another --run",
+                key="--run",
+            )
+
+    def _prepare(self, mgmt: Remote, plan: Plan) -> None:
+        """Make the run's directory; with --fresh put an old one aside."""
+        run = plan.request.run_directory
+        if plan.fresh:
+            aside = run.with_name(f"{run.name}.old-{time.strftime('%Y%m%dT%H%M%S')}")
+            mgmt.run(
+                f"if [ -e {_quote(run)} ]; then mv -T {_quote(run)} {_quote(aside)}; fi", deadline_s=_COMMAND_S
+            ).check()
+        if plan.must_resume:
+            found = mgmt.run(f"ls -d {_quote(run)}/checkpoints/step-*", deadline_s=_COMMAND_S)
+            if not found.ok:
+                raise user_error(
+                    f"run {plan.request.run!r} has no checkpoint", "leave --resume out", file=run, key="--resume"
+                )
+        mgmt.run(f"mkdir -p {_quote(run)}/logs", deadline_s=_COMMAND_S).check()
+
+    def _verify(self, mgmt: Remote, request: Path) -> None:
+        """The gate, where the data lies; raises what it refuses."""
+        result = mgmt.run(f"{self.python} -m trainer.verify_data --request {_quote(request)}", deadline_s=_VERIFY_S)
+        if result.rc == 2:
+            refused = refused_problems(result.stderr)
+            if refused:
+                raise UserError(*refused)
+        result.check()
+
+    def _follow(self, mgmt: Remote, plan: Plan, job: str, progress: ProgressLine) -> int:
+        """Wait for the job's end; its exit status. A lost connection is borne for two minutes."""
+        run = plan.request.run_directory
+        exit_file = run / "logs" / f"job-{job}.exit"
+        poll = (
+            f"squeue --noheader --jobs={job} --format='%T %r' 2>/dev/null; echo --; "
+            f"cat {_quote(exit_file)} 2>/dev/null; echo --; tail -n 1 {_quote(run / METRICS)} 2>/dev/null"
+        )
+        answered, gone_since = time.monotonic(), 0.0
+        while True:
+            result = mgmt.run(poll, deadline_s=_COMMAND_S)
+            now = time.monotonic()
+            if not result.ok and result.error:
+                if now - answered > _UNREACHABLE_S:
+                    raise RemoteError(mgmt.host.name, f"{result.error}; job {job} goes on without being watched")
+                time.sleep(_POLL_S)
+                continue
+            answered = now
+            state, ended, newest = (part.strip() for part in result.stdout.split("--\n", 2))
+            if ended:
+                return int(ended)
+            if not state:
+                # Gone from the queue without its last word: killed by hand, or with its node.
+                gone_since = gone_since or now
+                if now - gone_since > _LEFT_S:
+                    return 1
+            else:
+                gone_since = 0.0
+                progress.show(f"job {job} {state.removesuffix(' None').lower()}", parse_lines(newest))
+            time.sleep(_POLL_S)
+
+    def _collect(self, mgmt: Remote, plan: Plan, job: str, status: int) -> Ended:
+        run = plan.request.run_directory
+
+        def records(name: str) -> list[dict[str, Any]]:
+            text = mgmt.run(f"cat {_quote(run / name)} 2>/dev/null", deadline_s=_COMMAND_S).stdout
+            return list(parse_lines(text))
+
+        refused = []
+        if status:
+            log = run / "logs" / f"job-{job}.log"
+            if status == 2:
+                refused = refused_problems(mgmt.run(f"tail -n 400 {_quote(log)}", deadline_s=_COMMAND_S).stdout)
+            print(f"job {job} ended with status {status}; its log: {mgmt.host.name}:{log}", file=sys.stderr)
+        return Ended(status, refused, records(METRICS), records(EVALUATIONS), records(EVENTS))
+
+
+def _quote(path: Path) -> str:
+    return shlex.quote(str(path))

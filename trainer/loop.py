@@ -1,0 +1,239 @@
+"""The training loop: step, measure, evaluate, checkpoint; from the newest good checkpoint, to the asked step."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own convention)
+
+from medllm.errors import user_error
+from trainer.checkpoint import store
+from trainer.checkpoint.state import (
+    ENGINE,
+    Progress,
+    TrainerState,
+    digest,
+    load_random_state,
+    own_files,
+    save_random_state,
+)
+from trainer.config import TrainConfig
+from trainer.data.collate import IGNORED, Batch, Collator
+from trainer.data.gate import Dataset
+from trainer.data.order import SampleStream, micro_batch_positions
+from trainer.engine import build_engine, learning_rate, set_learning_rate
+from trainer.metrics import TrainingMetrics
+from trainer.ranks import Ranks
+from trainer.run_files import RunFiles
+
+
+class StopRequest:
+    """SIGTERM as a flag: the step is finished and a checkpoint written before the process ends."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        signal.signal(signal.SIGTERM, self._ask)
+
+    def _ask(self, _number: int, _frame: FrameType | None) -> None:
+        self.asked = True
+
+
+class Trainer:
+    """One rank of a run. `files` and `metrics` are rank 0's and None elsewhere."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        dataset: Dataset,
+        run: Path,
+        ranks: Ranks,
+        files: RunFiles | None,
+        metrics: TrainingMetrics | None,
+        stop: StopRequest,
+    ) -> None:
+        self.config, self.dataset, self.run, self.ranks = config, dataset, run, ranks
+        self.files, self.metrics, self.stop = files, metrics, stop
+        self.collator = Collator(config, dataset.tokenizer)
+        self.stream = SampleStream(len(dataset.train), config.data.seed)
+        self.accumulation = config.batch.accumulation(ranks.world_size)
+        self.engine = build_engine(config, ranks)
+        self.progress = Progress()
+        self.state_sha256 = ""
+
+    def train(self, steps: int) -> bool:
+        """Train up to `steps` optimizer steps in the run's whole life. False when it was asked to stop before."""
+        if self.progress.step == 0:
+            self._evaluate()
+        while self.progress.step < steps:
+            stop = self._step()
+            step = self.progress.step
+            if step % self.config.evaluation.every_steps == 0 or step == steps:
+                self._evaluate()
+            if step % self.config.checkpoint.every_steps == 0 or step == steps or stop:
+                self._save()
+            if stop:
+                break
+        finished = self.progress.step >= steps
+        self._event("stop", reason="finished" if finished else "SIGTERM", state_sha256=self.state_sha256)
+        return finished
+
+    def _step(self) -> bool:
+        """One optimizer step; True when any rank was asked to stop."""
+        begin = time.perf_counter()
+        step = self.progress.step + 1
+        rate = learning_rate(self.config.optimizer, step)
+        set_learning_rate(self.engine, rate)
+        loss_sum, tokens, data_seconds = 0.0, 0, 0.0
+        for index in range(self.accumulation):
+            reading = time.perf_counter()
+            positions = micro_batch_positions(
+                self.progress.samples, index, self.config.batch.micro_size, self.ranks.rank, self.ranks.world_size
+            )
+            batch = self.collator.batch(self.dataset.train, [self.stream[position] for position in positions])
+            data_seconds += time.perf_counter() - reading
+            loss = self._loss(batch) / batch.target_tokens
+            self.engine.backward(loss)
+            self.engine.step()
+            loss_sum += loss.item() * batch.target_tokens
+            tokens += batch.target_tokens
+        stop = self.stop.asked
+        loss_sum, all_tokens, stopping = self.ranks.sum([loss_sum, tokens, stop])
+        tokens = int(all_tokens)
+        self.progress = Progress(
+            step, self.progress.samples + self.config.batch.global_size, self.progress.tokens + tokens
+        )
+        mean = loss_sum / tokens
+        seconds = time.perf_counter() - begin
+        if not math.isfinite(mean):
+            raise FloatingPointError(f"the loss of step {step} is not finite")
+        if self.files and self.metrics:
+            norm = float(self.engine.get_global_grad_norm() or 0.0)
+            self.metrics.stepped(step, tokens, mean, rate, seconds, data_seconds, norm)
+            self.files.metrics(
+                step=step,
+                loss=mean,
+                lr=rate,
+                grad_norm=norm,
+                tokens=self.progress.tokens,
+                tokens_per_s=tokens / seconds,
+                step_s=seconds,
+                data_s=data_seconds,
+            )
+        return stopping > 0
+
+    def _loss(self, batch: Batch) -> torch.Tensor:
+        """Sum of the cross-entropies of a batch's targets, nats, float32 scalar."""
+        device = self.engine.device
+        logits = self.engine(*(part.to(device) for part in batch.inputs()))
+        return F.cross_entropy(
+            logits.float().flatten(0, 1), batch.targets.to(device).flatten(), ignore_index=IGNORED, reduction="sum"
+        )
+
+    @torch.no_grad()
+    def _evaluate(self) -> None:
+        """Loss over the first held-out samples. All ranks run the same number of batches; ZeRO-3 would hang else."""
+        self.engine.eval()
+        heldout, micro = self.dataset.heldout, self.config.batch.micro_size
+        count = min(len(heldout), self.config.evaluation.samples)
+        loss_sum, tokens = 0.0, 0
+        for index in range(-(-count // (micro * self.ranks.world_size))):
+            positions = micro_batch_positions(0, index, micro, self.ranks.rank, self.ranks.world_size)
+            batch = self.collator.batch(heldout, [place if place < count else None for place in positions])
+            loss_sum += self._loss(batch).item()
+            tokens += batch.target_tokens
+        self.engine.train()
+        loss_sum, all_tokens = self.ranks.sum([loss_sum, tokens])
+        if self.files and self.metrics:
+            self.files.evaluation(self.progress.step, loss_sum / all_tokens)
+            self.metrics.evaluated(loss_sum / all_tokens)
+
+    def _save(self) -> None:
+        """Publish a checkpoint of the present step."""
+        begin = time.perf_counter()
+        step = self.progress.step
+        if self.ranks.rank == 0:
+            store.new_draft(self.run, step)
+        self.ranks.barrier()
+        draft = store.draft_path(self.run, step)
+        self.engine.save_checkpoint(str(draft), tag=ENGINE, save_latest=False)
+        save_random_state(draft, self.ranks.rank)
+        state = self._state()
+        self.state_sha256 = state.state_sha256
+        if self.ranks.rank == 0:
+            state.write(draft)
+        self.ranks.barrier()
+        sealed = self.ranks.gather(store.seal(draft, own_files(draft, self.ranks.rank)))
+        if self.files and self.metrics:
+            hashes = {name: entry for part in sealed for name, entry in part.items()}
+            store.commit(self.run, step, hashes)
+            deleted = store.prune(self.run, self.config.checkpoint.keep_last)
+            self.metrics.checkpointed(step)
+            self._event(
+                "checkpoint",
+                state_sha256=self.state_sha256,
+                seconds=time.perf_counter() - begin,
+                deleted=[checkpoint.path.name for checkpoint in deleted],
+            )
+        self.ranks.barrier()
+
+    def _state(self) -> TrainerState:
+        own = digest(self.engine.optimizer.state_dict())
+        return TrainerState(self.progress, self.ranks.world_size, tuple(self.ranks.gather(own)))
+
+    def restore(self) -> None:
+        """Load the newest checkpoint whose files are what was written; older ones when it is not.
+
+        Raises:
+            UserError, on all ranks: there are checkpoints, and none is good. (A silent new start would lose the run.)
+        """
+        begin = time.perf_counter()
+        [candidates, *_] = self.ranks.gather(store.published(self.run))
+        for checkpoint in candidates:
+            problem = store.problem_of(checkpoint.path, self.ranks.rank, self.ranks.world_size)
+            problems = [found for found in self.ranks.gather(problem) if found]
+            if problems:
+                self._event("refused", step=checkpoint.step, checkpoint=checkpoint.path.name, reason=problems[0])
+                self._say(f"checkpoint {checkpoint.path.name} is refused ({problems[0]}); trying the one before")
+                continue
+            self._load(checkpoint)
+            self._event("resume", checkpoint=checkpoint.path.name, seconds=time.perf_counter() - begin)
+            self._say(f"resumed from {checkpoint.path.name}")
+            if self.files and self.metrics:
+                self.metrics.resumed(self.files.restart, self.progress.tokens, self.progress.step)
+                self.metrics.checkpointed(checkpoint.step)
+            return
+        if candidates:
+            raise user_error(
+                f"none of the {len(candidates)} checkpoints is good",
+                "restore one from a backup, or begin anew with --fresh",
+                file=self.run / store.DIRECTORY,
+            )
+        self._event("start")
+        if self.files and self.metrics:
+            self.metrics.resumed(self.files.restart, 0, 0)
+
+    def _load(self, checkpoint: store.Checkpoint) -> None:
+        recorded = TrainerState.read(checkpoint.path)
+        self.engine.load_checkpoint(str(checkpoint.path), tag=ENGINE)
+        load_random_state(checkpoint.path, self.ranks.rank)
+        self.progress = recorded.progress
+        self.state_sha256 = self._state().state_sha256
+        if self.state_sha256 != recorded.state_sha256:
+            raise RuntimeError(
+                f"{checkpoint.path.name} was loaded, but the state in memory is not the recorded one "
+                f"({self.state_sha256[:12]}… instead of {recorded.state_sha256[:12]}…)"
+            )
+
+    def _event(self, event: str, step: int | None = None, **more: Any) -> None:
+        if self.files:
+            self.files.event(event, self.progress.step if step is None else step, **more)
+
+    def _say(self, text: str) -> None:
+        if self.ranks.rank == 0:
+            print(text, flush=True)

@@ -1,0 +1,78 @@
+"""The run's figures for Prometheus, served by rank 0 while it trains."""
+
+from __future__ import annotations
+
+import logging
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
+
+log = logging.getLogger(__name__)
+
+
+class TrainingMetrics:
+    """`training_*` metrics with the label `run`. Counters go on from where a resumed run stood."""
+
+    def __init__(self, run: str) -> None:
+        self._registry = CollectorRegistry()
+        self._run = run
+        self._server: WSGIServer | None = None
+        self._tokens = self._counter("training_tokens_processed", "Target tokens trained on, over all ranks")
+        self._restarts = self._counter("training_restarts", "How often the run was resumed")
+        self._loss = self._gauge("training_loss", "Training loss of the last step, nats a token")
+        self._validation_loss = self._gauge("training_validation_loss", "Held-out loss, nats a token")
+        self._step = self._gauge("training_step", "Optimizer steps done")
+        self._rate = self._gauge("training_learning_rate", "Learning rate of the last step")
+        self._step_seconds = self._gauge("training_step_seconds", "Duration of the last step")
+        self._data_seconds = self._gauge("training_data_seconds", "Part of the last step spent on reading samples")
+        self._grad_norm = self._gauge("training_gradient_norm", "Global gradient norm before clipping")
+        self._checkpoint_step = self._gauge("training_checkpoint_step", "Step of the newest checkpoint")
+        self._checkpoint_time = self._gauge("training_checkpoint_timestamp_seconds", "When it was published, Unix time")
+
+    def serve(self, port: int) -> int:
+        """Answer on `port` (0 = any free one); returns the port. Training goes on without, should it be taken."""
+        try:
+            self._server, _ = start_http_server(port, registry=self._registry)
+        except OSError as error:
+            log.warning("the metrics port %d can't be opened (%s); training goes on without metrics", port, error)
+            return 0
+        return int(self._server.server_port)
+
+    def close(self) -> None:
+        """Stop answering."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+
+    def resumed(self, restarts: int, tokens: int, step: int) -> None:
+        """Set what was so before this process."""
+        self._restarts.inc(restarts)
+        self._tokens.inc(tokens)
+        self._step.set(step)
+
+    def stepped(
+        self, step: int, tokens: int, loss: float, rate: float, seconds: float, data_seconds: float, grad_norm: float
+    ) -> None:
+        """One optimizer step is done; `tokens` of this step alone."""
+        self._tokens.inc(tokens)
+        self._step.set(step)
+        self._loss.set(loss)
+        self._rate.set(rate)
+        self._step_seconds.set(seconds)
+        self._data_seconds.set(data_seconds)
+        self._grad_norm.set(grad_norm)
+
+    def evaluated(self, loss: float) -> None:
+        """The held-out loss is known."""
+        self._validation_loss.set(loss)
+
+    def checkpointed(self, step: int) -> None:
+        """A checkpoint was published."""
+        self._checkpoint_step.set(step)
+        self._checkpoint_time.set_to_current_time()
+
+    def _counter(self, name: str, text: str) -> Counter:
+        return Counter(name, text, ["run"], registry=self._registry).labels(self._run)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(name, text, ["run"], registry=self._registry).labels(self._run)

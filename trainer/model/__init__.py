@@ -1,0 +1,1 @@
+"""One decoder that reads an image, a waveform and a note as one sequence."""
