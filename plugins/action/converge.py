@@ -7,7 +7,6 @@ Both are shell text, run on the node without shipping any Python there.
 
 from __future__ import annotations
 
-import shlex
 from typing import Any
 
 from ansible.plugins.action import ActionBase
@@ -52,7 +51,10 @@ class ActionModule(ActionBase):
         return result
 
     def _shell(self, script: str) -> dict[str, Any]:
-        ran: dict[str, Any] = self._low_level_execute_command(f"LC_ALL=C /bin/sh -c {shlex.quote(script)} </dev/null")
+        # As standard input: with an empty one SSH would ask for a terminal, which mixes errors into the output.
+        ran: dict[str, Any] = self._low_level_execute_command(
+            'LC_ALL=C /bin/sh -c "$(cat)" </dev/null', in_data=script.encode()
+        )
         return ran
 
 

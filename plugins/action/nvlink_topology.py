@@ -19,7 +19,8 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
         self.validate_argument_spec({})
-        ran = self._low_level_execute_command("LC_ALL=C nvidia-smi topo -m </dev/null")
+        # As standard input: with an empty one SSH would ask for a terminal, and the header would be underlined.
+        ran = self._low_level_execute_command("LC_ALL=C /bin/sh", in_data=b"nvidia-smi topo -m </dev/null\n")
         if ran["rc"] != 0:
             said = (ran["stderr"] + ran["stdout"]).strip()
             return {**result, "failed": True, "msg": f"nvidia-smi topo -m failed ({ran['rc']}): {said}"}

@@ -58,7 +58,7 @@ class ActionModule(ActionBase):
         name = shlex.quote(options["name"])
         files = shlex.join(options["files"])
         times = f"stat -L -c %.9Z {files} 2>/dev/null" if options["files"] else "true"
-        show = f"systemctl show --timestamp=us+utc -p {','.join(PROPERTIES)} {name}"
+        show = f"systemctl show --no-pager --timestamp=us+utc -p {','.join(PROPERTIES)} {name}"
         ran = self._shell(f"{show} && echo -- && {{ {times} || true; }}")
         if ran["rc"] != 0:
             raise ValueError(f"systemctl show {options['name']} failed: {ran['stderr'].strip()}")
@@ -77,7 +77,10 @@ class ActionModule(ActionBase):
         return faults, unit
 
     def _shell(self, script: str) -> dict[str, Any]:
-        ran: dict[str, Any] = self._low_level_execute_command(f"LC_ALL=C /bin/sh -c {shlex.quote(script)} </dev/null")
+        # As standard input: with an empty one SSH would ask for a terminal, which mixes errors into the output.
+        ran: dict[str, Any] = self._low_level_execute_command(
+            'LC_ALL=C /bin/sh -c "$(cat)" </dev/null', in_data=script.encode()
+        )
         return ran
 
 
