@@ -5,7 +5,7 @@ and identifiers drawn from a seeded generator, or comes whole from hard.txt. Mar
 
     {p.full}        a form of a person's name: p patient, d and e doctors, n nurse or technician, r relative
     {date-3:long}   the note's date, moved by days, in a named form; {dob} the date of birth
-    {mrn} {phone} …  an identifier, the same one each time within a note; {phone.2} is a second one
+    {mrn} {phone}   an identifier (IDENTIFIERS), the same one each time within a note; {phone.2} is a second one
     {c.find}        a field of the case in the note's language; {z.find} the same case in Chinese
     {NAME=Jane Doe} a written-out identifier;  {!Crohn disease} clinical words that must survive
     {a|b|c}         one of several wordings; they may hold markup themselves
@@ -23,15 +23,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
+from curation.sample_notes.pools import HERE, POOLS, Person, blocks, cn_id, digits, luhn, person, show_date
+
 SEED = 20240229
 QUOTA = {"en": 130, "zh": 66, "mixed": 24}
 KINDS = (
-    "NAME DATE AGE_OVER_89 PHONE FAX EMAIL URL IP SSN MRN ACCOUNT LICENSE PLATE DEVICE ADDRESS CN_ID PASSPORT PERMIT "
-    "BANK_CARD HOSPITAL WARD"
-).split()
-MONTHS = [dt.date(2000, month, 1).strftime("%B") for month in range(1, 13)]
-HAN_DIGITS = "〇一二三四五六七八九十"
+    "NAME", "DATE", "AGE_OVER_89", "PHONE", "FAX", "EMAIL", "URL", "IP", "SSN", "MRN", "ACCOUNT", "LICENSE", "PLATE",
+    "DEVICE", "ADDRESS", "CN_ID", "PASSPORT", "PERMIT", "BANK_CARD", "HOSPITAL", "WARD",
+)  # fmt: skip
 HAN = re.compile(r"[\u4e00-\u9fff]")
 LATIN_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9'.%/+-]*")
 CHOICES = {
@@ -44,111 +43,6 @@ TYPOS = {
     "admitted": "admited", "received": "recieved", "pulmonary": "pulmonry", "reviewed": "reveiwed",
     "changes": "chnages", "discharge": "dischrage", "shortness": "shortnes", "artery": "artrey",
 }  # fmt: skip
-
-
-@dataclass
-class Block:
-    """One '=== id | lang | kind | options' block of a text file."""
-
-    head: list[str]
-    body: str
-
-    def fields(self) -> dict[str, str]:
-        pairs = (line.split(": ", 1) for line in self.body.splitlines() if line.strip())
-        return {key.strip(): value.strip() for key, value in pairs}
-
-
-def blocks(name: str) -> list[Block]:
-    text = (HERE / name).read_text(encoding="utf-8")
-    found = []
-    for chunk in re.split(r"^=== ", text, flags=re.M)[1:]:
-        head, body = chunk.split("\n", 1)
-        found.append(Block([part.strip() for part in head.split("|")], body.strip("\n")))
-    return found
-
-
-POOLS = {key: value.split("; ") for key, value in blocks("pools.txt")[0].fields().items()}
-
-
-def digits(rng: random.Random, count: int) -> str:
-    return "".join(rng.choice("0123456789") for _ in range(count))
-
-
-def luhn(body: str) -> str:
-    """The body with its Luhn check digit."""
-    total = 0
-    for place, char in enumerate(reversed(body)):
-        value = int(char) * (2 if place % 2 == 0 else 1)
-        total += value - 9 if value > 9 else value
-    return body + str(-total % 10)
-
-
-def cn_id(rng: random.Random, born: dt.date, sex: str) -> str:
-    """An 18-digit number with a right MOD 11-2 check and an area code (…99) that no county has."""
-    order = rng.randrange(100) * 10 + rng.choice((1, 3, 5, 7, 9) if sex == "M" else (0, 2, 4, 6, 8))
-    body = rng.choice(("1101", "3101", "3201", "3301", "4401", "5101", "6101")) + f"99{born:%Y%m%d}{order:03d}"
-    weighted = sum(int(char) * (2 ** (17 - place) % 11) for place, char in enumerate(body))
-    return body + "10X98765432"[weighted % 11]
-
-
-def han_number(value: int) -> str:
-    if value <= 10:
-        return HAN_DIGITS[value]
-    tens, ones = divmod(value, 10)
-    return ("" if tens == 1 else HAN_DIGITS[tens]) + "十" + (HAN_DIGITS[ones] if ones else "")
-
-
-def ordinal(day: int) -> str:
-    return f"{day}{'th' if 10 < day < 14 else {1: 'st', 2: 'nd', 3: 'rd'}.get(day % 10, 'th')}"
-
-
-def show_date(day: dt.date, form: str) -> str:
-    month = MONTHS[day.month - 1]
-    forms: dict[str, str] = {
-        "us": f"{day:%m/%d/%Y}", "uk": f"{day:%d/%m/%Y}", "short": f"{day.month}/{day.day}/{day:%y}",
-        "iso": f"{day:%Y-%m-%d}", "compact": f"{day:%Y%m%d}", "dot": f"{day:%Y.%m.%d}",
-        "eudot": f"{day:%d.%m.%Y}", "slash": f"{day.year}/{day.month}/{day.day}",
-        "dmon": f"{day.day} {month[:3]} {day.year}", "mdy": f"{month[:3]} {day.day}, {day.year}",
-        "long": f"{month} {day.day}, {day.year}", "ordinal": f"{ordinal(day.day)} {month} {day.year}",
-        "dcaps": f"{day:%d}-{month[:3].upper()}-{day:%y}", "my": f"{month} {day.year}",
-        "mony": f"{month[:3]} {day.year}", "dm": f"{day.day} {month[:3]}", "md_en": f"{month[:3]} {day.day}",
-        "han": f"{day.year}年{day.month}月{day.day}日", "hans": f"{day:%y}年{day.month}月{day.day}日",
-        "md": f"{day.month}月{day.day}日", "ym": f"{day.year}年{day.month}月",
-        "hanzi": "".join(HAN_DIGITS[int(c)] for c in str(day.year))
-        + f"年{han_number(day.month)}月{han_number(day.day)}日",
-    }  # fmt: skip
-    return forms[form]
-
-
-@dataclass
-class Person:
-    given: str
-    family: str
-    sex: str
-    han: str = ""  # the whole name in Hanzi
-    han_family: str = ""
-
-    def form(self, form: str, chinese: bool) -> str:
-        if chinese:
-            return {"full": self.han, "last": self.han_family, "pinyin": f"{self.family} {self.given}",
-                    "pcaps": f"{self.family.upper()} {self.given}"}[form]  # fmt: skip
-        initial = self.given[0]
-        return {
-            "full": f"{self.given} {self.family}", "last": self.family, "first": self.given,
-            "comma": f"{self.family}, {self.given}", "caps": f"{self.family.upper()}, {self.given.upper()}",
-            "upper": f"{self.given} {self.family}".upper(), "init": f"{initial}. {self.family}",
-            "mid": f"{self.given} {'ABDEHJKLMR'[len(self.family) % 10]}. {self.family}",
-            "inits": f"{initial}{self.family[0].upper()}", "lower": f"{self.given} {self.family}".lower(),
-            "tail": f"{self.family} {initial}",
-        }[form]  # fmt: skip
-
-
-def person(rng: random.Random, chinese: bool, sex: str) -> Person:
-    if chinese:
-        han_family, family = rng.choice(POOLS["zh_family"]).split("=")
-        han_given, given = rng.choice(POOLS["zh_given_" + sex]).split("=")
-        return Person(given, family, sex, han_family + han_given, han_family)
-    return Person(rng.choice(POOLS["en_given_" + sex]), rng.choice(POOLS["en_family"]), sex)
 
 
 @dataclass
@@ -433,11 +327,11 @@ def make() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
                 raise ValueError(f"not enough {lang} templates and cases")
     for block in blocks("hard.txt"):
         builder = Builder(random.Random(rng.random()), block.head[1])
-        name, _, style = (*block.head[3:], "", "", "")[:3]
-        if name:  # name | mrn | birth date sex phone: the patient of this note, as written in it
-            given, sex, born, mrn, phone = (part.strip() for part in name.split(";"))
-            builder.people["p"] = Person("", "", sex, given, given)
-            builder.born, builder.cache["mrn"], builder.cache["phone"] = dt.date.fromisoformat(born), mrn, phone
+        who, style = (*block.head[3:], "")[:2]
+        name, sex, born, mrn, phone = (part.strip() for part in who.split(";"))
+        builder.people["p"] = Person("", "", sex, name, name)
+        builder.born = dt.date.fromisoformat(born)
+        builder.cache |= {key: value for key, value in (("mrn", mrn), ("phone", phone)) if value}
         note, keeps = build(f"note-{len(notes) + 1:04d}", block.head[1], block.head[2], style, block.body, builder)
         notes.append(note)
         kept.append({"id": note["id"], "keep": [{**k, "text": note["text"][k["start"] : k["end"]]} for k in keeps]})
