@@ -63,6 +63,8 @@ def ctk(arguments: list[str]) -> int:
 
 
 def _log(message: str, level: str = "info") -> None:
+    if level == "info" and "--quiet" in sys.argv:
+        return
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     print(f'time="{stamp}" level={level} msg="{message}"', file=sys.stderr)
 

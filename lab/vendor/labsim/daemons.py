@@ -99,6 +99,9 @@ def _daemon(name: str, state: Json, pidfile: Path, message: str) -> int:
         return 0 if ready else 1
     os.close(reader)
     os.setsid()
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(null, stream)
     own = os.getpid()
     hardware.write_json(hardware.state_file(name), {**state, "pid": own})
     pidfile.parent.mkdir(parents=True, exist_ok=True)

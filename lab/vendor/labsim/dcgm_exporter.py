@@ -108,6 +108,8 @@ VALUES: dict[str, Value] = {
     "DCGM_EXP_XID_ERRORS_COUNT": lambda gpu: int(int(gpu.data["last_xid"]) != 0),
     "DCGM_EXP_GPU_HEALTH_STATUS": _health,
 }
+LABELS: dict[str, Callable[[], str]] = {"DCGM_FI_DRIVER_VERSION": driver.loaded_version}
+OF_LOST_GPUS = {"DCGM_FI_DEV_XID_ERRORS", "DCGM_EXP_XID_ERRORS_COUNT", "DCGM_EXP_GPU_HEALTH_STATUS"}
 
 
 class CounterError(ValueError):
@@ -123,32 +125,31 @@ def counters(text: str) -> list[tuple[str, str, str]]:
             continue
         if len(cells) != 3:
             raise CounterError(f"malformed CSV record; err: failed to parse line ({row}), expected 3 fields")
-        if cells[1] == "label":
-            continue
-        if cells[0] not in VALUES:
+        if cells[0] not in (LABELS if cells[1] == "label" else VALUES):
             raise CounterError(f"could not find DCGM field; field: {cells[0]}")
         found.append((cells[0], cells[1], cells[2]))
     return found
 
 
 def metrics(known: list[tuple[str, str, str]]) -> Iterator[str]:
-    """The exposition, family by family. A GPU that fell off the bus has no readings; its last XID stays (sticky)."""
+    """The exposition, family by family; rows of type `label` become labels of all others, as DCGM_FI_DRIVER_VERSION.
+
+    A GPU that fell off the bus has no readings; its last XID stays (the gauge is sticky).
+    """
     gpus, host = driver.gpus(), socket.gethostname()
-    version = driver.loaded_version()
+    static = "".join(f',{name}="{LABELS[name]()}"' for name, kind, _ in known if kind == "label")
     for name, kind, text in known:
+        if kind == "label":
+            continue
         yield f"# HELP {name} {text}"
         yield f"# TYPE {name} {kind}"
         for gpu in gpus:
-            if gpu.lost and name not in (
-                "DCGM_FI_DEV_XID_ERRORS",
-                "DCGM_EXP_XID_ERRORS_COUNT",
-                "DCGM_EXP_GPU_HEALTH_STATUS",
-            ):
+            if gpu.lost and name not in OF_LOST_GPUS:
                 continue
             data = gpu.data
             labels = (
                 f'gpu="{gpu.index}",UUID="{data["uuid"]}",pci_bus_id="{data["pci"]}",device="nvidia{gpu.index}",'
-                f'modelName="{data["model"]}",Hostname="{host}",DCGM_FI_DRIVER_VERSION="{version}"'
+                f'modelName="{data["model"]}",Hostname="{host}"{static}'
             )
             if name == "DCGM_FI_DEV_XID_ERRORS":
                 xid = int(data["last_xid"])

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import tempfile
+import time
 from pathlib import Path
 
 # The same file as on the host: the package of this library brings it to the node.
@@ -78,3 +79,21 @@ def alive(pid: int) -> bool:
 def clear_by_reset(hardware: Json, target: str) -> None:
     """Take out the faults of `target` (gpu3) that a reset of the device clears."""
     silicon.clear_faults(hardware, lambda fault: fault["clears_on"] == "reset" and fault["target"] == target)
+
+
+def kernel_log(*messages: str, level: int = 3) -> None:
+    """Lines of the kernel's log. A node's /dev/kmsg is a FIFO that journald reads, so records are written, not text.
+
+    journald drops a record whose number it has seen and complains of gaps; the number that it expects next is in its
+    own file (systemd, src/journal/journald-kmsg.c, kernel_seqnum).
+    """
+    try:
+        expected = int.from_bytes(rooted("/run/systemd/journal/kernel-seqnum").read_bytes()[:8], "little")
+        handle = os.open(rooted("/dev/kmsg"), os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return  # nobody reads it: not booted by systemd, or a test's tree
+    try:
+        for number, message in enumerate(messages, start=expected):
+            os.write(handle, f"{level},{number},{time.monotonic_ns() // 1000},-;{message}\n".encode())
+    finally:
+        os.close(handle)

@@ -144,17 +144,3 @@ def usage() -> tuple[int, int]:
     """(used, total) bytes of one OST: the backing store's use, shared out over OSTs of a plausible size."""
     disk = shutil.disk_usage(rooted(BACKING))
     return disk.used // OSTS, OST_BYTES
-
-
-def kernel_log(message: str) -> None:
-    """A line of the kernel's log; the node's /dev/kmsg is a FIFO read by journald, so the record form is written."""
-    path = rooted("/dev/kmsg")
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
-    except OSError:
-        return
-    try:
-        stamp = int(float(rooted("/proc/uptime").read_text().split()[0]) * 1e6)
-        os.write(handle, f"3,{stamp % 10**6},{stamp},-;{message}\n".encode())
-    finally:
-        os.close(handle)

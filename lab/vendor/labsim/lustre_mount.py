@@ -13,91 +13,27 @@ import re
 import subprocess
 import sys
 
-from . import kmod, lustre
+from . import hardware, kmod, lustre
 from .hardware import rooted
 
 # mount(8) handles these itself or hands them to the kernel as flags.
 GENERIC = {
-    "rw",
-    "ro",
-    "suid",
-    "nosuid",
-    "dev",
-    "nodev",
-    "exec",
-    "noexec",
-    "atime",
-    "noatime",
-    "diratime",
-    "nodiratime",
-    "relatime",
-    "norelatime",
-    "strictatime",
-    "sync",
-    "async",
-    "remount",
-    "defaults",
-    "auto",
-    "noauto",
-    "user",
-    "nouser",
-    "users",
-    "owner",
-    "group",
-    "_netdev",
-    "nofail",
-    "mand",
-    "nomand",
-    "dirsync",
-    "lazytime",
+    *("rw", "ro", "suid", "nosuid", "dev", "nodev", "exec", "noexec", "atime", "noatime", "diratime", "nodiratime"),
+    *("relatime", "norelatime", "strictatime", "sync", "async", "remount", "defaults", "auto", "noauto", "user"),
+    *("nouser", "users", "owner", "group", "_netdev", "nofail", "mand", "nomand", "dirsync", "lazytime"),
 }
 GENERIC_PREFIX = ("x-", "X-", "comment=")
+# Of the client, ll_sbi_flags_name; what follows LL_SBI_NUM_MOUNT_OPT there can't be given as an option.
 LUSTRE = {
-    "flock",
-    "localflock",
-    "noflock",
-    "user_xattr",
-    "nouser_xattr",
-    "acl",
-    "noacl",
-    "remote_client",
-    "lruresize",
-    "nolruresize",
-    "lazystatfs",
-    "nolazystatfs",
-    "32bitapi",
-    "checksum",
-    "nochecksum",
-    "verbose",
-    "noverbose",
-    "always_ping",
-    "noalways_ping",
-    "user_fid2path",
-    "nouser_fid2path",
-    "abort_recov",
-    "recovery_time",
-    "writeconf",
-    "encrypt",
-    "test_dummy_encryption",
+    *("nolock", "checksum", "nochecksum", "localflock", "flock", "noflock", "user_xattr", "nouser_xattr"),
+    *("lruresize", "nolruresize", "lazystatfs", "nolazystatfs", "32bitapi", "user_fid2path", "nouser_fid2path"),
+    *("verbose", "noverbose", "always_ping", "test_dummy_encryption", "encrypt", "noencrypt"),
 }
-LUSTRE_VALUED = (
-    "network",
-    "exclude",
-    "retry",
-    "mgssec",
-    "skpath",
-    "svname",
-    "osd",
-    "device",
-    "param",
-    "context",
-    "fscontext",
-    "defcontext",
-    "rootcontext",
-    "recovery_time_soft",
-    "recovery_time_hard",
-    "foreign_symlink",
-)
+# Of lmd_parse() in obd_mount.c, those that a client has a use for; and SELinux's contexts, which pass.
+LUSTRE_VALUED = {
+    *("foreign_symlink", "test_dummy_encryption", "network", "exclude", "retry", "mgssec", "skpath", "param", "device"),
+    *("context", "fscontext", "defcontext", "rootcontext"),
+}
 DEVICE = re.compile(
     r"^(?P<nids>[^/\s]+@(?:tcp|o2ib)\d*(?:[:,][^/\s]+@(?:tcp|o2ib)\d*)*):/(?P<fsname>[A-Za-z0-9_-]{1,8})(?:/.*)?$"
 )
@@ -109,7 +45,6 @@ HINTS = {
     errno.EIO: "Is the MGS running?\n",
     errno.ENOENT: "Is the MGS specification correct?\nIs the filesystem name correct?\n"
     "If upgrading, is the copied client log valid? (see upgrade docs)\n",
-    errno.ENOTCONN: "The target service's index is already in use. ({device})\n",
 }
 
 
@@ -160,9 +95,9 @@ def check(words: list[str]) -> int:
         name, _, value = word.partition("=")
         if word in GENERIC or word in LUSTRE or word.startswith(GENERIC_PREFIX) or (value and name in LUSTRE_VALUED):
             continue
-        lustre.kernel_log(f"LustreError: 152-6: Unknown option '{word}', won't mount.")
-        lustre.kernel_log(
-            "LustreError: 1042:0:(super25.c:188:lustre_fill_super()) llite: Unable to mount <unknown>: rc = -22"
+        hardware.kernel_log(
+            f"LustreError: 152-6: Unknown option '{word}', won't mount.",
+            f"LustreError: {os.getpid()}:0:(super25.c:188:lustre_fill_super()) llite: Unable to mount: rc = -22",
         )
         return errno.EINVAL
     return 0

@@ -321,8 +321,13 @@ def _layout(path: str, stop: str) -> tuple[int, int]:
 
 
 def _getstripe(arguments: list[str]) -> int:
-    flags, paths = _split(arguments)
-    for path in paths:
+    parser = argparse.ArgumentParser(prog="lfs getstripe", allow_abbrev=False)
+    parser.add_argument("-d", "--directory", action="store_true")
+    parser.add_argument("-c", "--stripe-count", action="store_true")
+    parser.add_argument("-S", "--stripe-size", action="store_true")
+    parser.add_argument("paths", nargs="+")
+    options = parser.parse_args(arguments)
+    for path in options.paths:
         client = lustre.client_of(path)
         if client is None:
             return _not_lustre("getstripe", path)
@@ -330,10 +335,8 @@ def _getstripe(arguments: list[str]) -> int:
             print(f"lfs getstripe: cannot open '{path}': No such file or directory", file=sys.stderr)
             return errno.ENOENT
         count, size = _layout(path, client.mount_point)
-        if "c" in flags:
-            print(count)
-        elif "S" in flags:
-            print(size)
+        if options.stripe_count or options.stripe_size:
+            print(count if options.stripe_count else size)
         else:
             print(path)
             print(f"stripe_count:  {count} stripe_size:   {size} pattern:       raid0 stripe_offset: -1\n")

@@ -47,6 +47,6 @@ def _gpu(gpu: Gpu) -> list[str]:
     errors, busy = data["ecc"]["dbe_volatile"], data["utilization"]
     return [
         f"| {gpu.index:>3}  {data['model']:<27}{persistence:>6}  |   {data['pci']} Off |{errors:>21} |",
-        f"| N/A  {data['temperature_c']:>3}C    P0   {power:>23} | {used:>22} | {busy:>6}%      Default |",
+        f"| N/A  {data['temperature_c']:>3}C    P0   {power:>21} | {used:>22} | {busy:>6}%      Default |",
         "|                                         |                        |             Disabled |",
     ]

@@ -1,6 +1,7 @@
 """The fields of `nvidia-smi -q` for one GPU, as a tree of (label, XML tag, value or children).
 
-Field order and labels: public captures of drivers 550 to 580 on Hopper (tests/data/vendor/README.md).
+Labels and order: `nvidia-smi -q` of driver 580.119.02 and of 550.127.05 on Hopper; tags: `-q -x` of 590.44.01
+(tests/data/vendor/README.md).
 """
 
 from __future__ import annotations
@@ -13,6 +14,11 @@ Node = tuple[str, str, "str | list[Node]"]
 
 def _na(*names: tuple[str, str]) -> list[Node]:
     return [(label, tag, "N/A") for label, tag in names]
+
+
+def _hex(label: str, tag: str, digits: str) -> list[Node]:
+    """A number that the text prints with 0x and the XML without."""
+    return [(label, "", f"0x{digits}"), ("", tag, digits)]
 
 
 def _current_pending(value: str, suffix: str) -> list[Node]:
@@ -70,12 +76,16 @@ def tree(gpu: Gpu, version: str) -> list[Node]:
         ("Fan Speed", "fan_speed", "N/A"),
         ("Performance State", "performance_state", "P0"),
         ("Clocks Event Reasons", "clocks_event_reasons", _reasons(gpu)),
+        ("Clocks Event Reasons Counters", "clocks_event_reasons_counters", _reason_counters()),
         ("Sparse Operation Mode", "sparse_operation_mode", "Disabled"),
         ("FB Memory Usage", "fb_memory_usage", _memory(gpu)),
         ("BAR1 Memory Usage", "bar1_memory_usage", _amounts("262144 MiB", "1 MiB", "262143 MiB")),
         ("Conf Compute Protected Memory Usage", "cc_protected_memory_usage", _amounts("0 MiB", "0 MiB", "0 MiB")),
         ("Compute Mode", "compute_mode", "Default"),
         ("Utilization", "utilization", _utilization(gpu)),
+        ("Encoder Stats", "encoder_stats", _sessions()),
+        ("FBC Stats", "fbc_stats", _sessions()),
+        ("DRAM Encryption Mode", "dram_encryption_mode", _current_pending("Disabled", "dram_encryption")),
         ("ECC Mode", "ecc_mode", _current_pending("Enabled", "ecc")),
         ("ECC Errors", "ecc_errors", _ecc(gpu)),
         (
@@ -95,8 +105,11 @@ def tree(gpu: Gpu, version: str) -> list[Node]:
         ("Power Smoothing", "power_smoothing", "Disabled"),
         (
             "Workload Power Profiles",
-            "workload_power_profiles",
-            _na(("Requested Profiles", "requested_profiles"), ("Enforced Profiles", "enforced_profiles")),
+            "power_profiles",
+            _na(
+                ("Requested Profiles", "power_profile_requested_profiles"),
+                ("Enforced Profiles", "power_profile_enforced_profiles"),
+            ),
         ),
         ("Clocks", "clocks", _clocks(int(data["clocks_sm_mhz"]))),
         ("Applications Clocks", "applications_clocks", _application_clocks()),
@@ -150,14 +163,14 @@ def _pci(gpu: Gpu, bus: str) -> list[Node]:
         ("Host Max", "max_host_link_gen", "5"),
     ]
     return [
-        ("Bus", "pci_bus", bus),
-        ("Device", "pci_device", "00"),
-        ("Domain", "pci_domain", "0000"),
-        ("Base Classcode", "pci_base_class", "3"),
-        ("Sub Classcode", "pci_sub_class", "2"),
-        ("Device Id", "pci_device_id", "233510DE"),
+        *_hex("Bus", "pci_bus", bus),
+        *_hex("Device", "pci_device", "00"),
+        *_hex("Domain", "pci_domain", "0000"),
+        *_hex("Base Classcode", "pci_base_class", "3"),
+        *_hex("Sub Classcode", "pci_sub_class", "2"),
+        *_hex("Device Id", "pci_device_id", "233510DE"),
         ("Bus Id", "pci_bus_id", str(gpu.data["pci"])),
-        ("Sub System Id", "pci_sub_system_id", "18BE10DE"),
+        *_hex("Sub System Id", "pci_sub_system_id", "18BE10DE"),
         (
             "GPU Link Info",
             "pci_gpu_link_info",
@@ -190,6 +203,26 @@ def _reasons(gpu: Gpu) -> list[Node]:
         ("SW Thermal Slowdown", "clocks_event_reason_sw_thermal_slowdown", state[hot]),
         ("Display Clock Setting", "clocks_event_reason_display_clocks_setting", "Not Active"),
     ]
+
+
+def _reason_counters() -> list[Node]:
+    names = (
+        ("SW Power Capping", "sw_power_cap"),
+        ("Sync Boost", "sync_boost"),
+        ("SW Thermal Slowdown", "sw_therm_slowdown"),
+        ("HW Thermal Slowdown", "hw_therm_slowdown"),
+        ("HW Power Braking", "hw_power_brake"),
+    )
+    return [(label, f"clocks_event_reasons_counters_{tag}", "0 us") for label, tag in names]
+
+
+def _sessions() -> list[Node]:
+    names = (
+        ("Active Sessions", "session_count"),
+        ("Average FPS", "average_fps"),
+        ("Average Latency", "average_latency"),
+    )
+    return [(label, tag, "0") for label, tag in names]
 
 
 def _amounts(total: str, used: str, free: str) -> list[Node]:
@@ -320,16 +353,22 @@ def _application_clocks() -> list[Node]:
 def _fabric(gpu: Gpu) -> list[Node]:
     state, status = driver.fabric(gpu)
     known = state == "Completed"
-    health = [
-        ("Bandwidth", "bandwidth", "N/A"),
-        ("Route Recovery in progress", "route_recovery_in_progress", "N/A"),
-        ("Route Unhealthy", "route_unhealthy", "N/A"),
-        ("Access Timeout Recovery", "access_timeout_recovery", "N/A"),
-    ]
     return [
         ("State", "state", state),
         ("Status", "status", status),
         ("CliqueId", "cliqueId", "0" if known else "N/A"),
+        # All zero on a single HGX board, which is no multi-node NVLink domain.
         ("ClusterUUID", "clusterUuid", "00000000-0000-0000-0000-000000000000" if known else "N/A"),
-        ("Health", "health", list(health)),
+        (
+            "Health",
+            "health",
+            _na(
+                ("Summary", "summary"),
+                ("Bandwidth", "bandwidth"),
+                ("Route Recovery in progress", "route_recovery_in_progress"),
+                ("Route Unhealthy", "route_unhealthy"),
+                ("Access Timeout Recovery", "access_timeout_recovery"),
+                ("Incorrect Configuration", "incorrect_configuration"),
+            ),
+        ),
     ]
