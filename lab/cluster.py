@@ -12,11 +12,22 @@ from typing import Any
 
 from rich.console import Console
 
-from lab import hardware, nodes
+from lab import hardware, nodes, redfish
 from lab.build import node_image, remove_old_images
 from lab.host import RUN, check_host, podman, storage_dir, write_podman_configuration
 from lab.keys import write_keys
-from lab.layout import BY_NAME, NETWORK, NODES, Node, hardware_file, lab_dir, shared_dir, vendor_dir
+from lab.layout import (
+    BY_NAME,
+    GATEWAY,
+    NETWORK,
+    NODES,
+    REDFISH_PORT,
+    Node,
+    hardware_file,
+    lab_dir,
+    shared_dir,
+    vendor_dir,
+)
 from lab.vendor import build_repository
 from medllm.errors import user_error
 
@@ -53,11 +64,14 @@ def up(console: Console, names: Iterable[str] = ()) -> None:
         with ThreadPoolExecutor(len(NODES)) as pool:
             list(pool.map(lambda node: nodes.wait_ready(node, deadline), chosen))
         note("all answer")
+    with _step(console, "BMCs") as note:
+        note(f"Redfish on https://{GATEWAY}:{REDFISH_PORT} {redfish.start()}")
     remove_old_images(image)
 
 
 def down(console: Console, *, purge: bool) -> None:
     """Remove containers and network; with `purge` also the state. The images stay in the cache."""
+    redfish.stop()
     if storage_dir().exists() and (lab_dir() / "containers.conf").exists():
         with _step(console, "nodes and network") as note:
             nodes.remove(NODES)

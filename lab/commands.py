@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.options import Json
-from lab import cluster
+from lab import cluster, faults
+from lab.faults import FAULTS
 from lab.host import LabError, lab_lock
 from lab.nodes import ssh_command
 
@@ -71,6 +72,32 @@ def status(as_json: Json = False) -> None:
         Console().print(table)
     if any(entry["state"] != "running" or entry["faults"] for entry in entries):
         raise typer.Exit(1)
+
+
+@app.command()
+def fault(
+    name: Annotated[str, typer.Argument(help="; ".join(f"{fault.name}: {fault.summary}" for fault in FAULTS.values()))],
+    node: Annotated[str, typer.Argument(help="Name of a node.")],
+    gpu: Annotated[int | None, typer.Argument(help="Index of the GPU, for a fault of one GPU.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Break a node's hardware."""
+    with _failures_exit_1(), lab_lock():
+        (target,) = cluster.pick([node])
+        died = faults.inject(target, name, gpu)
+    answer = {"fault": name, "node": node, "gpu": gpu, "clears_on": FAULTS[name].clears_on, "killed": died}
+    print(json.dumps(answer) if as_json else f"{node}: {name} is in; killed {len(died)} process(es)")
+
+
+@app.command()
+def heal(nodes: Nodes = None, as_json: Json = False) -> None:
+    """Take all faults out and bring hung and dark machines back. Nothing else clears a fault that needs a repair."""
+    with _failures_exit_1(), lab_lock():
+        gone = {target.name: faults.heal(target) for target in cluster.pick(nodes or [])}
+    if as_json:
+        print(json.dumps({"healed": gone}))
+    else:
+        print("\n".join(f"{name}: {', '.join(found)}" for name, found in gone.items() if found) or "nothing to heal")
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
