@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 PROPERTIES = (
     "Id", "LoadState", "ActiveState", "UnitFileState", "NeedDaemonReload", "ExecMainStartTimestamp",
-    "StateChangeTimestamp",
+    "ActiveEnterTimestamp", "StateChangeTimestamp",
 )  # fmt: skip
 
 
@@ -40,7 +40,8 @@ def parse_systemctl_show(text: str) -> Unit:
         active=values.get("ActiveState") in {"active", "reloading"},
         enabled=values.get("UnitFileState") in {"enabled", "enabled-runtime", "static", "generated", "alias"},
         needs_daemon_reload=values.get("NeedDaemonReload") == "yes",
-        started=_seconds(values.get("ExecMainStartTimestamp", "")),
+        # A timer, a mount or a target has no process.
+        started=_seconds(values.get("ExecMainStartTimestamp") or values.get("ActiveEnterTimestamp", "")),
         state_changed=_seconds(values.get("StateChangeTimestamp", "")),
     )
 

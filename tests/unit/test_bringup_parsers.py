@@ -103,6 +103,11 @@ def test_unit_states() -> None:
     assert unit.state_changed - unit.started == 0.75
 
 
+def test_a_timer_starts_when_it_becomes_active() -> None:
+    text = "Id=x.timer\nExecMainStartTimestamp=\nActiveEnterTimestamp=Sun 2026-11-22 22:26:01.000000 UTC\n"
+    assert parse_systemctl_show(text).started == 1795386361.0
+
+
 def test_an_absent_unit_is_neither_loaded_nor_running() -> None:
     unit = parse_systemctl_show("Id=x.service\nLoadState=not-found\nActiveState=inactive\nUnitFileState=\n")
     assert (unit.loaded, unit.active, unit.enabled, unit.started) == (False, False, False, None)
