@@ -45,6 +45,9 @@ fi
 RELOAD = """  if [ -d /run/systemd/system ]; then
     systemctl --system daemon-reload >/dev/null || true
   fi"""
+START = """  if [ -d /run/systemd/system ]; then
+    systemctl enable --quiet --now {units}
+  fi"""
 USER = """  getent passwd {user} >/dev/null ||
     useradd --system --user-group --no-create-home --home-dir / --shell /usr/sbin/nologin {user}"""
 
@@ -107,6 +110,8 @@ def _control(package: Package, tree: Path) -> None:
     body = [USER.format(user=recipe.system_user)] if recipe.system_user else []
     if (tree / "lib/systemd/system").is_dir():
         body.append(RELOAD)
+    if recipe.started_units:
+        body.append(START.format(units=" ".join(recipe.started_units)))
     if body:
         _write(debian / "postinst", POSTINST.format(body="\n".join(body)))
     files = sorted(path for path in tree.rglob("*") if path.is_file() and debian not in path.parents)

@@ -35,6 +35,8 @@ class Recipe:
     modules: tuple[str, ...] = ()
     conffiles: tuple[str, ...] = ()
     system_user: str = ""
+    # Only for the silicon itself: a vendor's units are for roles to enable.
+    started_units: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,12 @@ class Package:
 
 
 RECIPES = {
-    LIBRARY: Recipe(summary="what the lab's hardware simulators share", depends=("python3",)),
+    LIBRARY: Recipe(
+        summary="what the lab's hardware simulators share",
+        depends=("python3",),
+        commands={"/usr/lib/lab/hca-sysfs": "hca_sysfs:main"},
+        started_units=("lab-hca.service", "lab-hca.path"),
+    ),
     "nvidia-kernel-open-dkms": Recipe(
         summary="NVIDIA driver: open kernel modules",
         conflicts=("nvidia-kernel-dkms",),

@@ -39,6 +39,21 @@ def test_a_port_that_is_down_says_so_in_every_tool(node: Node) -> None:
     assert "LinkDownedCounter:...............7\n" in node.run("perfquery", "-C", "mlx5_1").stdout
 
 
+def test_sysfs_follows_the_silicon(node: Node) -> None:
+    (node.root / "run/lab/sysclass").mkdir(parents=True)  # as if mounted: a test need not be root
+    port = node.root / "sys/class/infiniband/mlx5_2/ports/1"
+    assert node.run("hca-sysfs").returncode == 0
+    assert (port / "rate").read_text() == "200 Gb/sec (4X HDR)\n"
+    assert (port / "state").read_text() == "4: ACTIVE\n"
+    hardware = node.read()
+    hardware["hcas"][2]["ports"][0].update(state="Down", physical="Polling")
+    hardware["hcas"][2]["ports"][0]["counters"]["symbol_error"] = 500
+    node.write(hardware)
+    assert node.run("hca-sysfs").returncode == 0
+    assert (port / "state").read_text() == "1: DOWN\n"
+    assert (port / "counters/symbol_error").read_text() == "500\n"
+
+
 def test_an_unknown_adapter_is_an_error(node: Node) -> None:
     ran = node.run("ibstat", "mlx5_9")
     assert (ran.returncode, "stat of IB device 'mlx5_9' failed" in ran.stderr) == (255, True)

@@ -113,6 +113,8 @@ def test_each_folder_of_files_belongs_to_a_recipe() -> None:
 
 def test_units_are_neither_enabled_nor_started_by_their_packages(repository: Path) -> None:
     for deb in (repository / "pool").glob("*.deb"):
+        if deb.name.startswith(LIBRARY):  # the silicon's own
+            continue
         script = subprocess.run(["dpkg-deb", "-I", deb, "postinst"], check=False, capture_output=True, text=True).stdout
         assert "systemctl" not in script.replace("systemctl --system daemon-reload", ""), deb.name
 

@@ -104,6 +104,8 @@ def check(words: list[str]) -> int:
 
 
 def _bind(directory: str, words: list[str]) -> int:
+    if lustre.lustre()["evicted"]:
+        words = [*words, "ro"]  # until the fault clears, no write of this client reaches a server
     flags = [word for word in words if word in ("ro", "nosuid", "nodev", "noexec", "noatime", "nodiratime", "relatime")]
     bind = ["mount", "--bind", "-o", ",".join(flags) or "rw", lustre.BACKING, directory]
     return errno.EIO if subprocess.run(bind, check=False).returncode else 0
