@@ -183,7 +183,8 @@ def load_config(name_or_path: str, overrides: Iterable[str] = ()) -> TrainConfig
                 rule, fix = f"unknown key {key!r}", _suggestion(keys)
             elif detail["type"] == "missing":
                 rule, fix = f"the key {key!r} is missing", "add it, as in trainer/configs/medllm-tiny.yml"
-            overridden = key in origin
+            # A rule between keys is reported on their section: blame the override that is in it.
+            overridden = next((name for name in origin if name == key or name.startswith(f"{key}.")), None)
             problems.append(
                 Problem(
                     rule=f"{rule} (given {detail['input']!r})"
@@ -192,7 +193,7 @@ def load_config(name_or_path: str, overrides: Iterable[str] = ()) -> TrainConfig
                     fix=fix,
                     file=None if overridden else path,
                     line=None if overridden else document.line_of(keys),
-                    key=f"--set {key}" if overridden else key,
+                    key=f"--set {overridden}" if overridden else key,
                 )
             )
         raise UserError(*problems) from None

@@ -37,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _work(request: Request, ranks: Ranks) -> int:
+    require_accelerator(request.accelerator)
     connect(ranks, request.accelerator, request.config.engine.collective_timeout_s)
 
     from trainer.data.gate import Dataset, open_dataset
@@ -51,7 +52,6 @@ def _work(request: Request, ranks: Ranks) -> int:
     try:
         if ranks.rank == 0:
             files = RunFiles(request.run_directory)
-        require_accelerator(request.accelerator)
         dataset = open_dataset(
             request.data_directory, request.public_key, request.config, rank=ranks.rank, world_size=ranks.world_size
         )
