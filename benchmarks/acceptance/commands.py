@@ -180,7 +180,7 @@ def _show(folder: Path, dossier: Dossier, as_json: bool) -> None:
     else:
         from benchmarks.acceptance.table import print_table
 
-        print_table(dossier, Console())
+        print_table(dossier, Console(emoji=False, highlight=False))
         print(f"dossier: {folder / store.HTML}")
     good = Counter(item.outcome for item in dossier.items).keys() == {Outcome.PASS}
     raise typer.Exit(0 if good else 1)

@@ -290,7 +290,8 @@ def _evidence(
         return Evidence.ATTESTED, "a statement signed with the curator's key"
     keys = [key.fingerprint for key in chosen.site.lock.vendor_keys]
     places = [(host, name) for name in check.binaries]
-    places += [(node, name) for node in chosen.site.gpu_nodes for name in check.node_binaries]
+    if check.node_binaries:
+        places += [(node, name) for node in chosen.site.gpu_nodes for name in check.node_binaries]
     reasons = []
     for place, name in places:
         known = facts.get(place.name, f"{place.name} was not asked")

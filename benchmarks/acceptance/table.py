@@ -24,7 +24,8 @@ COLUMNS = 8
 
 def print_table(dossier: Dossier, console: Console) -> None:
     """Print the outcomes and, below them, the reason of each that is no PASS."""
-    hosts = [host.name for host in dossier.hosts if any(item.host == host.name for item in dossier.items)]
+    judged = {item.host for item in dossier.items}
+    hosts = [host.name for host in dossier.hosts if host.name in judged]
     table = Table(title=f"Acceptance of {dossier.site.name}", title_justify="left", header_style="bold")
     table.add_column("check")
     wide = len(hosts) > COLUMNS

@@ -68,10 +68,13 @@ def render(dossier: Dossier, signatures: Signatures, raw: Mapping[str, str], *, 
     )
     environment.filters["value"] = _value
     environment.filters["clock"] = lambda time: f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
-    checks = list(dict.fromkeys(item.check for item in dossier.items))
     counts = Counter(item.label for item in dossier.items)
     evidences = Counter(item.evidence.value if item.evidence else "none" for item in dossier.items)
-    grid_hosts = [host.name for host in dossier.hosts if any(item.host == host.name for item in dossier.items)]
+    by_host: dict[str, dict[str, Item]] = {host.name: {} for host in dossier.hosts}
+    by_check: dict[str, list[Item]] = {}
+    for item in dossier.items:
+        by_host[item.host][item.check] = item
+        by_check.setdefault(item.check, []).append(item)
     return environment.get_template("dossier.html.j2").render(
         d=dossier,
         verdict=verdict(dossier, signatures),
@@ -85,10 +88,10 @@ def render(dossier: Dossier, signatures: Signatures, raw: Mapping[str, str], *, 
         groups=[
             (title, rows)
             for group, title in GROUPS.items()
-            if (rows := [_row(dossier, check) for check in checks if _group(dossier, check) == group])
+            if (rows := [_row(items) for items in by_check.values() if items[0].group == group])
         ],
-        checks=[(check, next(item.title for item in dossier.items if item.check == check)) for check in checks],
-        grid=[(host, {item.check: item for item in dossier.items if item.host == host}) for host in grid_hosts],
+        checks=[(check, items[0].title) for check, items in by_check.items()],
+        grid=[(host, cells) for host, cells in by_host.items() if cells],
         signs=SIGNS,
         gpus=sum(len(host.gpus) for host in dossier.hosts),
         waivers=[(waiver, waiver.expires <= moment) for waiver in dossier.waivers],
@@ -98,19 +101,13 @@ def render(dossier: Dossier, signatures: Signatures, raw: Mapping[str, str], *, 
     )
 
 
-def _group(dossier: Dossier, check: str) -> str:
-    return next(item.group for item in dossier.items if item.check == check)
-
-
-def _row(dossier: Dossier, check: str) -> dict[str, Any]:
+def _row(items: Sequence[Item]) -> dict[str, Any]:
     """One check over all hosts."""
-    items = [item for item in dossier.items if item.check == check]
     counts = Counter(item.label for item in items)
     readings = [(item, part) for item in items for part in item.measurements]
     readings.sort(key=lambda pair: pair[1].outcome is Outcome.PASS)
     threshold = items[0].threshold
     return {
-        "id": check,
         "title": items[0].title,
         "proves": items[0].proves,
         "counts": [(name, counts[name]) for name in ORDER if counts[name]],

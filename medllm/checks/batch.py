@@ -96,13 +96,13 @@ def parse_frames(text: str, probes: Sequence[Probe], host: str, started: datetim
     return found
 
 
-def run_probes(host: Host, probes: Sequence[Probe]) -> Mapping[str, Result]:
+def run_probes(host: Host, probes: Sequence[Probe], *, connect_deadline_s: float = 10) -> Mapping[str, Result]:
     """Run the probes on a host, each command once; their results by command. Never raises for what the host does."""
     unique = list({probe.command: probe for probe in probes}.values())
     if not unique:
         return {}
     longest = max(probe.deadline_s for probe in unique)
-    with Remote(host) as remote:
+    with Remote(host, connect_deadline_s=connect_deadline_s) as remote:
         session = remote.run("sh -s", deadline_s=longest + 20, stdin=script(unique))
     started = session.started.astimezone(UTC)
     results = parse_frames(session.stdout, unique, host.name, started)
@@ -110,6 +110,6 @@ def run_probes(host: Host, probes: Sequence[Probe]) -> Mapping[str, Result]:
         return results
     why = session.error or f"the probe script ended with {session.rc}"
     return {
-        command: replace(result, error=f"{why}") if result.error and result.rc is None and not result.stdout else result
+        command: replace(result, error=why) if result.error and result.rc is None and not result.stdout else result
         for command, result in results.items()
     }

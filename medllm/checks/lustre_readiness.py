@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from medllm.checks.base import Check, Probe, Reading, Subject, View
+from medllm.checks.base import Check, NotRun, Probe, Reading, Subject, View, last_line
 from medllm.parsers.lustre import parse_getname, parse_read_back, parse_servers
 from medllm.site.model import Host, Site
 
@@ -48,20 +48,27 @@ def _read(view: View) -> list[Reading]:
         late = view.results.get(name)
         if late is not None and late.error and late.error.startswith("timed out"):
             return [Reading(site.lustre.mount_point, deadline, refuted=f"{name}: no answer in {deadline} s")]
-    mounted = parse_getname(view.text(MOUNTED))
+    answer = view.result(MOUNTED)
+    if answer.rc == 127:
+        raise NotRun("lfs is not installed")
+    if answer.rc != 0:
+        return [Reading(site.lustre.mount_point, 0, refuted=f"not mounted: {last_line(answer.stderr)}")]
+    mounted = parse_getname(answer.stdout)
     if mounted.get(site.lustre.mount_point) != site.lustre.fsname:
         found = ", ".join(f"{name} on {place}" for place, name in mounted.items())
         refuted = f"{site.lustre.fsname} is not mounted there, but {found}"
         return [Reading(site.lustre.mount_point, 0, refuted=refuted)]
     servers = view.result(SERVERS)
     states = parse_servers(servers.stdout + servers.stderr)
+    for kind in ("MDT", "OST"):
+        if not any(f"-{kind}" in name for name in states):
+            raise NotRun(f"lfs check servers names no {kind}")
     dead = sorted(f"{name} {state}" for name, state in states.items() if state != "active")
     if dead:
         return [Reading(site.lustre.mount_point, 0, refuted="servers: " + ", ".join(dead))]
     written = view.result(READ_BACK)
     if written.rc != 0:
-        last = (written.stderr.strip() or "no output").splitlines()[-1]
-        return [Reading(site.lustre.mount_point, 0, refuted=f"a write failed: {last}")]
+        return [Reading(site.lustre.mount_point, 0, refuted=f"a write failed: {last_line(written.stderr)}")]
     result = parse_read_back(written.stdout)
     altered = None if result.written == result.read else "what was read back is not what was written"
     return [Reading(site.lustre.mount_point, result.seconds, f"4 MiB, {len(states)} targets active", altered)]

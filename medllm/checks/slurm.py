@@ -20,8 +20,8 @@ def nodes(site: Site) -> list[str]:
     return found
 
 
-def probes(site: Site, _host: Host, _subject: Subject) -> tuple[Probe, ...]:
-    """The states of the nodes, and the job. As an ordinary user: that is who trains."""
+def job(site: Site, _host: Host, _subject: Subject) -> tuple[Probe, ...]:
+    """The job alone. As an ordinary user: that is who trains."""
     count = sum(host.scheduler == "slurm" for host in site.gpu_nodes)
     say = 'echo "node=$(hostname -s) memlock=$(ulimit -l) gpus=${SLURM_GPUS_ON_NODE:-}"'
     command = (
@@ -29,4 +29,9 @@ def probes(site: Site, _host: Host, _subject: Subject) -> tuple[Probe, ...]:
         f"--ntasks-per-node=1 --gres=gpu:{site.gpu.per_node} --immediate=10 --time=1 --chdir=/ "
         f"sh -c {shlex.quote(say)}"
     )
-    return (STATES, Probe(JOB, command, deadline_s=25))
+    return (Probe(JOB, command, deadline_s=25),)
+
+
+def states_and_job(site: Site, host: Host, subject: Subject) -> tuple[Probe, ...]:
+    """The states of the nodes, and the job."""
+    return (STATES, *job(site, host, subject))

@@ -6,14 +6,15 @@ import re
 from dataclasses import dataclass
 
 _VERSION = re.compile(r"^ (\*\*\*|   ) (\S+) (-?\d+)$")
-_ORIGIN = re.compile(r"^ {8,}-?\d+ (\S+)(?: (\S+) (\S+) Packages)?$")
+# A flat repository (NVIDIA's own is one) has neither suite nor architecture: `500 URL  Packages`.
+_ORIGIN = re.compile(r"^ {8,}-?\d+ (\S+)(?: (?:(\S+) \S+)? Packages)?$")
 _ONE_LINE = re.compile(r"^deb\s+(?:\[([^\]]*)\]\s+)?(\S+)\s+(\S+)((?:\s+\S+)*)$")
 _STATUS = "/var/lib/dpkg/status"
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """One place that offers a version: the repository's address and its suite/component, as apt prints them."""
+    """One place that offers a version: the repository's address and its `suite/component`; "" for a flat one."""
 
     url: str
     suite: str
@@ -30,9 +31,7 @@ def parse_policy(text: str) -> tuple[str, tuple[Origin, ...]]:
             installed = found[2] if inside else installed
         elif found := _ORIGIN.match(line):
             if inside and found[1] != _STATUS:
-                if not found[2]:
-                    raise ValueError(f"apt-cache policy, line {number}: {line.strip()!r} names no suite")
-                origins.append(Origin(found[1].rstrip("/"), found[2]))
+                origins.append(Origin(found[1].rstrip("/"), found[2] or ""))
         elif line.startswith("        "):
             raise ValueError(f"apt-cache policy, line {number}: {line.strip()!r} is no origin")
     if installed is None:
@@ -54,13 +53,13 @@ class Source:
     unchecked: bool
 
     def offers(self, origin: Origin) -> bool:
-        """Whether apt's origin (`URL suite/component`) is this source."""
+        """Whether apt's origin is this source."""
+        if self.url.rstrip("/") != origin.url:
+            return False
+        if not origin.suite:
+            return "/" in self.suites
         suite, _, component = origin.suite.rpartition("/")
-        return (
-            self.url.rstrip("/") == origin.url
-            and (suite or component) in self.suites
-            and (not suite or component in self.components or not self.components)
-        )
+        return suite in self.suites and component in self.components
 
 
 def parse_sources(text: str, *, deb822: bool) -> tuple[Source, ...]:
