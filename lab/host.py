@@ -22,7 +22,6 @@ _CONTAINERS_CONF = """\
 [containers]
 # This machine's own hard limits: asking for more makes the runtime refuse to start.
 default_ulimits = ["nofile=1024:{nofile}", "nproc={nproc}:{nproc}"]
-pids_limit = 0
 log_driver = "k8s-file"
 
 [engine]
@@ -146,3 +145,11 @@ def _hard_limit(name: str, at_most: int) -> int:
 def this_boot() -> str:
     """Identifies the running boot of this machine."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def boot_time() -> int:
+    """When this machine's running boot began, in seconds since the epoch (btime of proc(5))."""
+    for line in Path("/proc/stat").read_text().splitlines():
+        if line.startswith("btime "):
+            return int(line.split()[1])
+    raise LabError("/proc/stat has no btime")

@@ -9,10 +9,11 @@ import socket
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lab import hardware
-from lab.host import RUN, LabError, podman, run, this_boot
+from lab.host import RUN, LabError, boot_time, podman, run, this_boot
 from lab.layout import (
     GATEWAY,
     NETWORK,
@@ -28,8 +29,11 @@ from lab.layout import (
     vendor_dir,
     wheelhouse_dir,
 )  # fmt: skip
+from medllm.errors import user_error
 
 _LABEL = "medllm.lab.declaration"
+# Podman's own place for the addresses it gave away, whatever its configuration says.
+_ADDRESSES = Path("/run/containers/networks/ipam.db")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +58,28 @@ def prepare_storage() -> None:
         directory.mkdir(parents=True, exist_ok=True)
     stamp = lab_dir() / "boot_id"
     if not stamp.exists() or stamp.read_text() != this_boot():
-        # Run-time files of a boot that is over name processes and namespaces that are gone.
-        shutil.rmtree(RUN, ignore_errors=True)
-        RUN.mkdir(parents=True)
-        podman("rm", "--all", "--force", "--time", "0", check=False)
+        _forget_last_boot()
         stamp.write_text(this_boot())
 
 
+def _forget_last_boot() -> None:
+    """Remove what names processes, namespaces and addresses of a boot that is over; /run is not always a tmpfs."""
+    shutil.rmtree(RUN, ignore_errors=True)
+    RUN.mkdir(parents=True, exist_ok=True)
+    if _ADDRESSES.exists() and _ADDRESSES.stat().st_mtime < boot_time():
+        _ADDRESSES.unlink()
+    podman("rm", "--all", "--force", "--time", "0", check=False)
+
+
 def make_network() -> None:
-    """The network that the five share; its bridge exists while a node runs."""
+    """The network that the five share; its bridge exists while a node runs.
+
+    Raises:
+        UserError: this machine has the gateway's address already, from another lab.
+    """
     if podman("network", "exists", NETWORK, check=False).returncode:
+        if f" {GATEWAY}/" in run(["ip", "-oneline", "-4", "address"], timeout=10).stdout:
+            raise user_error(f"this machine has the address {GATEWAY} already", "take the other lab down first")
         podman(
             "network", "create", "--driver", "bridge", "--subnet", SUBNET, "--gateway", GATEWAY,
             "--disable-dns", NETWORK,
