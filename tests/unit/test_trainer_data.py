@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from trainer_helpers import request_for, tiny_config, write_dataset
 
 from medllm.errors import UserError
 from medllm.files import write_atomic
+from tests.trainer_helpers import request_for, tiny_config, write_dataset
 from trainer.data.collate import IGNORED, Collator
 from trainer.data.gate import open_dataset
 from trainer.data.order import SampleStream, epoch_order, micro_batch_positions

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trainer_helpers import write_dataset
 
 from medllm.errors import UserError
 from medllm.site import load_site
+from tests.trainer_helpers import write_dataset
 from trainer.config import load_config
 from trainer.launch import Order, Plan, make_plan, refused_problems
 from trainer.run_files import read_lines
@@ -81,7 +81,8 @@ def test_the_job_starts_dead_ranks_again_and_refused_input_not(
     tmp_path: Path, statuses: list[int], calls: int, expected: int
 ) -> None:
     """The script as bash runs it; `srun` and `scontrol` here only answer."""
-    script = plan().script.replace("/mnt/lustre/checkpoints", str(tmp_path))
+    config = load_config("medllm-tiny", ["launch.max_restarts=2"])
+    script = plan(config=config).script.replace("/mnt/lustre/checkpoints", str(tmp_path))
     (tmp_path / "first/logs").mkdir(parents=True)
     answers = tmp_path / "answers"
     answers.write_text("".join(f"{status}\n" for status in statuses))
@@ -153,7 +154,7 @@ def test_a_run_begins_goes_on_and_begins_anew(tmp_path: Path, notes: Path) -> No
 def test_a_dead_rank_is_started_again(tmp_path: Path, notes: Path) -> None:
     run = tmp_path / "medllm-cluster/runs/mine"
     process = subprocess.Popen(
-        command(notes, "--steps", "40"),
+        command(notes, "--steps", "40", "--set", "launch.max_restarts=2"),
         env={**os.environ, "XDG_STATE_HOME": str(tmp_path)},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip

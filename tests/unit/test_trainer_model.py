@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
-from trainer_helpers import tiny_config
 
+from tests.trainer_helpers import tiny_config
 from trainer.model.decoder import MedicalDecoder
 from trainer.model.layers import image_patches, waveform_patches
 

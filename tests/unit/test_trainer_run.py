@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trainer_helpers import LocalRanks, request_for, tiny_config, write_dataset
 
+from tests.trainer_helpers import LocalRanks, request_for, tiny_config, write_dataset
 from trainer.checkpoint import store
 from trainer.config import TrainConfig
 from trainer.run_files import read_lines
