@@ -21,13 +21,15 @@ class NotRun(Exception):  # noqa: N818 - an outcome, not an error
 class Probe:
     """One command on the check's host. Checks that name the same command share its one run.
 
-    `deadline_s` counts from the command's start; a command that misses it leaves nothing to read.
+    `deadline_s` counts from the command's start; a command that misses it leaves nothing to read. `timed`: how long it
+    takes is what is measured, so it runs after the others, alone on its host.
     """
 
     name: str
     command: str
     deadline_s: float = 10
     sudo: bool = False
+    timed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

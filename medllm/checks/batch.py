@@ -10,7 +10,7 @@ import base64
 import binascii
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -29,15 +29,15 @@ probe() {
   echo "$r $(( ($(date +%s%N) - s) / 1000000 ))" >"$d/$1.part"
   mv "$d/$1.part" "$d/$1.end"
 }
+settle() {
+  left=$1
+  shift
+  for i in "$@"; do
+    while [ ! -e "$d/$i.end" ] && [ "$left" -gt 0 ]; do sleep 0.1; left=$((left - 1)); done
+  done
+}
 """
 _TAIL = """\
-n=0
-while [ "$n" -lt {ticks} ]; do
-  set -- "$d"/*.end
-  if [ -e "$1" ] && [ "$#" -ge {count} ]; then break; fi
-  sleep 0.1
-  n=$((n + 1))
-done
 i=0
 while [ "$i" -lt {count} ]; do
   if [ -e "$d/$i.end" ]; then read -r end <"$d/$i.end"; else end=unfinished; fi
@@ -51,15 +51,24 @@ echo "@@ end"
 
 
 def script(probes: Sequence[Probe]) -> str:
-    """The shell script that runs the probes side by side and prints a frame for each, in their order."""
-    lines = [
-        f"probe {index} {probe.deadline_s:g} {shlex.quote('sudo -n' if probe.sudo else '')} "
-        f"{shlex.quote(probe.command)} >/dev/null 2>&1 &"
-        for index, probe in enumerate(probes)
-    ]
-    longest = max((probe.deadline_s for probe in probes), default=0)
-    tail = _TAIL.format(ticks=math.ceil((longest + 2) * 10), count=len(probes))
-    return _HEAD + "\n".join(lines) + "\n" + tail
+    """The shell script that runs the probes side by side, then the timed ones alone, and prints a frame for each."""
+    lines = [_start(index, probe) for index, probe in enumerate(probes) if not probe.timed]
+    ends = " ".join(str(index) for index, probe in enumerate(probes) if not probe.timed)
+    lines.append(f"settle {_ticks(probe.deadline_s for probe in probes if not probe.timed)} {ends}")
+    for index, probe in enumerate(probes):
+        if probe.timed:
+            lines += [_start(index, probe), f"settle {_ticks([probe.deadline_s])} {index}"]
+    return _HEAD + "\n".join(lines) + "\n" + _TAIL.format(count=len(probes))
+
+
+def _start(index: int, probe: Probe) -> str:
+    sudo = shlex.quote("sudo -n" if probe.sudo else "")
+    return f"probe {index} {probe.deadline_s:g} {sudo} {shlex.quote(probe.command)} >/dev/null 2>&1 &"
+
+
+def _ticks(deadlines: Iterable[float]) -> int:
+    """Tenths of a second after which a probe that did not end is left behind."""
+    return math.ceil((max(deadlines, default=0) + 2) * 10)
 
 
 def parse_frames(text: str, probes: Sequence[Probe], host: str, started: datetime) -> dict[str, Result]:
@@ -101,7 +110,9 @@ def run_probes(host: Host, probes: Sequence[Probe], *, connect_deadline_s: float
     unique = list({probe.command: probe for probe in probes}.values())
     if not unique:
         return {}
-    longest = max(probe.deadline_s for probe in unique)
+    # Side by side at first, then one timed probe after the other; each may overrun its own `timeout` a little.
+    longest = max((probe.deadline_s for probe in unique if not probe.timed), default=0)
+    longest += sum(probe.deadline_s + 2 for probe in unique if probe.timed)
     with Remote(host, connect_deadline_s=connect_deadline_s) as remote:
         session = remote.run("sh -s", deadline_s=longest + 20, stdin=script(unique))
     started = session.started.astimezone(UTC)

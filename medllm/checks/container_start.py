@@ -23,7 +23,7 @@ ctr --namespace default run --rm --runc-binary /usr/bin/nvidia-container-runtime
 n=$(( $(date +%s%N) - s ))
 printf 'seconds=%d.%09d\\n' $((n / 1000000000)) $((n % 1000000000))
 """.strip()
-    return (Probe(RUN, command, deadline_s=30, sudo=True),)
+    return (Probe(RUN, command, deadline_s=30, sudo=True, timed=True),)
 
 
 def _read(view: View) -> list[Reading]:

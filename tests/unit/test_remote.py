@@ -242,6 +242,8 @@ PROBES = [
     Probe("quoted", "echo \"it's $((1 + 1)) 'x'\""),
     Probe("looks like a frame", "echo '@@ 0 0 1'; echo '@@ end'"),
     Probe("same", "exit 7"),
+    Probe("timed", "date +%s%N; sleep 0.3; date +%s%N", timed=True),
+    Probe("timed too", "date +%s%N; sleep 0.2; date +%s%N", timed=True),
 ]
 
 
@@ -256,10 +258,14 @@ def test_probes_share_a_session_and_end_alone(machine: Machine) -> None:
     assert by_name["stubborn"].rc is None
     assert by_name["quoted"].stdout == "it's 2 'x'\n"
     assert by_name["looks like a frame"].stdout == "@@ 0 0 1\n@@ end\n"
+    first, second = ([int(time) for time in by_name[name].stdout.split()] for name in ("timed", "timed too"))
+    assert first[1] < second[0]  # one after the other
 
 
 def test_probes_on_a_hung_host_all_carry_the_reason(hung: Machine) -> None:
-    results = run_probes(hung.host, [Probe("a", "true", deadline_s=0.1), Probe("b", "false", deadline_s=0.1)], connect_deadline_s=1)
+    results = run_probes(
+        hung.host, [Probe("a", "true", deadline_s=0.1), Probe("b", "false", deadline_s=0.1)], connect_deadline_s=1
+    )
     assert {result.rc for result in results.values()} == {None}
     assert all(result.error for result in results.values())
 
