@@ -89,7 +89,8 @@ def main(arguments: list[str]) -> int:
 
 def check(words: list[str]) -> int:
     """0 when a client would take these options, else the errno; the kernel's line goes to its log."""
-    if not kmod.loaded("lustre"):
+    # mount(2) of an unknown type asks for the module "fs-lustre", an alias of lustre.
+    if not kmod.request("lustre"):
         return errno.ENODEV
     for word in words:
         name, _, value = word.partition("=")
