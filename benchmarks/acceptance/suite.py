@@ -118,6 +118,7 @@ def assess(
     raw: dict[str, str] = {}
     artifacts: dict[tuple[str, str], Artifact] = {}
     for host, by_command in results.items():
+        names = {probe.command: probe.name for probe in _probes(chosen, chosen.site.host(host))}
         for command, result in by_command.items():
             text = raw_text(result)
             digest = sha256(text)
@@ -125,6 +126,7 @@ def assess(
             artifacts[host, command] = Artifact(
                 sha256=digest,
                 host=host,
+                probe=names.get(command, ""),
                 command=command,
                 started=result.started,
                 duration_s=round(result.duration_s, 3),

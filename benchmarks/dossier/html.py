@@ -20,6 +20,7 @@ GROUPS = {"hardware": "Hardware", "software": "Software", "data": "Data", "train
 ORDER = ("FAIL", "NOT_RUN", "INCONCLUSIVE", REHEARSED, "PASS")
 # Sign beside the colour, so that the page can be read without colours.
 SIGNS = {"PASS": "✓", REHEARSED: "◐", "FAIL": "✕", "NOT_RUN": "–", "INCONCLUSIVE": "?"}
+OPERATORS = {"==": "", "<": "< ", "<=": "≤ ", ">": "> ", ">=": "≥ "}
 # A page stays a page: whole texts lie in raw/, all values in dossier.json.
 READINGS, RAW_LINES, RAW_TEXTS = 64, 200, 200
 
@@ -113,7 +114,7 @@ def _row(items: Sequence[Item]) -> dict[str, Any]:
         "counts": [(name, counts[name]) for name in ORDER if counts[name]],
         "hosts": len(items),
         "measured": _range(items),
-        "wanted": f"{threshold.op} {_value(threshold.value)} {threshold.unit}",
+        "wanted": f"{OPERATORS[threshold.op]}{_value(threshold.value)} {threshold.unit}",
         "threshold": threshold,
         "bar": _bar(items, threshold),
         "evidence": sorted({item.evidence.value if item.evidence else "none" for item in items}),
@@ -153,7 +154,9 @@ def _bar(items: Sequence[Item], threshold: ThresholdPart) -> dict[str, float] | 
 
 
 def _value(value: int | float | str) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _cut(text: str | None) -> str:

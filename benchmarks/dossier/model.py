@@ -140,6 +140,7 @@ class Artifact(Part):
 
     sha256: Sha256
     host: str
+    probe: str
     command: str
     started: datetime
     duration_s: float

@@ -13,14 +13,15 @@ def _read(view: View) -> list[Reading]:
     silent = [name for name in wanted if name not in answers]
     if silent:
         raise NotRun(f"no answer from {', '.join(silent)}")
-    limited = [f"{name} {answers[name].memlock} KiB" for name in wanted if answers[name].memlock != "unlimited"]
+    declared = str(view.site.limits.memlock)
+    limited = [f"{name} {answers[name].memlock} KiB" for name in wanted if answers[name].memlock != declared]
     return [Reading("", len(wanted) - len(limited), f"limited: {', '.join(limited)}" if limited else "")]
 
 
 CHECK = Check(
     id="job_memlock",
     title="Jobs may lock memory",
-    proves="`ulimit -l` inside a job says unlimited on every node.",
+    proves="Inside a job the limit of locked memory is the declared one on every node.",
     group="software",
     tags=slurm.CLUSTER,
     where="mgmt",

@@ -36,6 +36,7 @@ def _probes(site: Site, _host: Host, _subject: Subject) -> tuple[Probe, ...]:
             + _READ_BACK.format(mount=mount),
             deadline,
             sudo=True,
+            timed=True,
         ),
     )
 
