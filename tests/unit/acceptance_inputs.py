@@ -158,9 +158,13 @@ class DataSet:
         self.sha256 = hashlib.sha256(self.manifest.encode()).hexdigest()
 
 
-DEID_META: dict[str, object] = {
-    "deid": {"validation_passed": True, "residual": 0, "redacted": {"name": 12, "mrn": 3}},
+DEID_REPORT: dict[str, object] = {
+    "files_passed": 4,
+    "files_quarantined": 0,
+    "phi_counts": {"name": {"original": 12, "redacted": 0}, "mrn": {"original": 3, "redacted": 0}},
+    "validation_passed": True,
 }
+DEID_META: dict[str, object] = {"stage": "pack", "deidentification": DEID_REPORT}
 RESTORE = {"step": 40, "seconds": 3.5, "state_sha256": "ab" * 32, "match": True, "parameters": 1000, "problem": None}
 
 

@@ -17,6 +17,7 @@ from medllm.site.model import Site
 from medllm.verdict import Outcome
 from tests.unit.acceptance_inputs import (
     CHECK_IDS,
+    DEID_REPORT,
     RESTORE,
     SUBJECT,
     DataSet,
@@ -356,19 +357,21 @@ def test_every_check_can_fail() -> None:
 
 
 @pytest.mark.parametrize(
-    ("meta", "outcome"),
+    ("report", "outcome"),
     [
-        ({"deid": {"validation_passed": True, "residual": 0}}, Outcome.PASS),
-        ({"deid": {"validation_passed": False, "residual": 0}}, Outcome.FAIL),
-        ({"deid": {"validation_passed": True, "residual": 2}}, Outcome.FAIL),
-        ({"deid": {"validation_passed": "yes", "residual": 0}}, Outcome.NOT_RUN),
-        ({"deid": {"validation_passed": True}}, Outcome.NOT_RUN),
-        ({"deid": None}, Outcome.NOT_RUN),
-        ({}, Outcome.NOT_RUN),
+        (DEID_REPORT, Outcome.PASS),
+        ({**DEID_REPORT, "validation_passed": False}, Outcome.FAIL),
+        ({**DEID_REPORT, "phi_counts": {"name": {"original": 12, "redacted": 2}}}, Outcome.FAIL),
+        ({**DEID_REPORT, "phi_counts": {}}, Outcome.INCONCLUSIVE),
+        ({**DEID_REPORT, "validation_passed": "yes"}, Outcome.NOT_RUN),
+        ({**DEID_REPORT, "phi_counts": {"name": {"original": 12}}}, Outcome.NOT_RUN),
+        ({**DEID_REPORT, "phi_counts": {"name": 12}}, Outcome.NOT_RUN),
+        ({"validation_passed": True}, Outcome.NOT_RUN),
+        (None, Outcome.NOT_RUN),
     ],
 )
-def test_the_deid_report_is_read_as_it_is(meta: dict[str, object], outcome: Outcome) -> None:
-    data = DataSet(meta)
+def test_the_deid_report_is_read_as_it_is(report: object, outcome: Outcome) -> None:
+    data = DataSet({"deidentification": report})
     item = check("deid_validated")
     mgmt = SITE.mgmt.name
     results = GOOD
