@@ -50,7 +50,7 @@ def _overlay() -> None:
     for name in ("upper/infiniband", "work"):
         Path(UPPER, name).mkdir(parents=True)
     layers = f"lowerdir={CLASS},upperdir={UPPER}/upper,workdir={UPPER}/work"
-    subprocess.run(["mount", "-t", "overlay", "-o", layers, "lab-class", CLASS], check=True)
+    subprocess.run(["/bin/mount", "-t", "overlay", "-o", layers, "lab-class", CLASS], check=True)
 
 
 def files(hca: Json) -> dict[str, str]:

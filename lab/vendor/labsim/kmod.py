@@ -35,7 +35,7 @@ def loaded(module: str) -> bool:
 def request(module: str) -> bool:
     """Load `module` if it is not there, as the kernel's request_module() does: through modprobe, so lsmod shows it."""
     if not loaded(module) and not os.environ.get("LABSIM_ROOT"):  # a test must not reach the machine's own modprobe
-        subprocess.run(["modprobe", "-q", module], check=False)
+        subprocess.run(["/sbin/modprobe", "-q", module], check=False)
     return loaded(module)
 
 

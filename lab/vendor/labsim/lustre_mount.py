@@ -108,7 +108,7 @@ def _bind(directory: str, words: list[str]) -> int:
     if lustre.lustre()["evicted"]:
         words = [*words, "ro"]  # until the fault clears, no write of this client reaches a server
     flags = [word for word in words if word in ("ro", "nosuid", "nodev", "noexec", "noatime", "nodiratime", "relatime")]
-    bind = ["mount", "--bind", "-o", ",".join(flags) or "rw", lustre.BACKING, directory]
+    bind = ["/bin/mount", "--bind", "-o", ",".join(flags) or "rw", lustre.BACKING, directory]
     return errno.EIO if subprocess.run(bind, check=False).returncode else 0
 
 
@@ -116,7 +116,7 @@ def _remount(device: str, directory: str, words: list[str]) -> int:
     flags = ",".join(
         ["remount", "bind", *(word for word in words if word in ("ro", "rw", "nosuid", "nodev", "noatime"))]
     )
-    status = subprocess.run(["mount", "-o", flags, directory], check=False).returncode
+    status = subprocess.run(["/bin/mount", "-o", flags, directory], check=False).returncode
     return _fail(errno.EINVAL, device, directory, "") if status else 0
 
 
