@@ -135,12 +135,21 @@ def put_fault(hardware: Json, name: str, target: str, clears_on: str, changes: J
 
 
 def clear_faults(hardware: Json, which: Callable[[Json], bool]) -> list[Json]:
-    """Take out the faults that `which` picks, newest first, and put back the values they changed. Returns them."""
-    gone = [fault for fault in hardware["faults"] if which(fault)]
+    """Take out the faults that `which` picks, and put back the values they changed. Returns them.
+
+    Where a later fault that stays has changed the same value, it stays so, and the later fault's end brings it back.
+    """
+    faults = hardware["faults"]
+    gone = [fault for fault in faults if which(fault)]
     for fault in reversed(gone):
-        for path, value in fault.get("restore", {}).items():
-            _set(hardware, path, value)
-    hardware["faults"] = [fault for fault in hardware["faults"] if fault not in gone]
+        later = [other for other in faults[faults.index(fault) + 1 :] if other not in gone]
+        for path, value in fault["restore"].items():
+            heir = next((other for other in later if path in other["restore"]), None)
+            if heir is None:
+                _set(hardware, path, value)
+            else:
+                heir["restore"][path] = value
+    hardware["faults"] = [fault for fault in faults if fault not in gone]
     return gone
 
 
