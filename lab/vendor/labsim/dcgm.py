@@ -108,7 +108,6 @@ def _health(arguments: list[str], gpus: list[Gpu]) -> int:
 def _diag(arguments: list[str], gpus: list[Gpu]) -> int:
     parser = argparse.ArgumentParser(prog="dcgmi diag", allow_abbrev=False)
     parser.add_argument("-r", "--run", required=True)
-    parser.add_argument("-j", "--json", action="store_true")
     options = parser.parse_args(arguments)
     if not gpus:
         print("Error: Diagnostic could not be run because no supported GPUs were found.")

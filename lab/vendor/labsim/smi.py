@@ -32,7 +32,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-x", "--xml-format", action="store_true")
     parser.add_argument("-i", "--id")
     parser.add_argument("-d", "--display")
-    parser.add_argument("-f", "--filename")
     parser.add_argument("--query-gpu")
     parser.add_argument("--query-remapped-rows")
     parser.add_argument("--query-compute-apps")
