@@ -185,6 +185,22 @@ def test_no_key_is_an_error(data: bytes) -> None:
         openpgp.fingerprints(data)
 
 
+def test_recordings_of_the_real_programs() -> None:
+    nodes = slurm.parse_sinfo(read("lab/sinfo.txt"))
+    assert {name: node.state for name, node in nodes.items()} == {
+        "node1": "idle",
+        "node2": "down",
+        "node3": "idle",
+        "node4": "idle",
+    }
+    found = prometheus.parse_targets(read("lab/targets.txt"))
+    node_exporters = {target.host: target for target in found if target.port == 9100}
+    assert {target.health for host, target in node_exporters.items() if host != "10.89.77.12"} == {"up"}
+    assert all(0 <= target.age_s < 10 for target in found)
+    version, (origin,) = apt.parse_policy(read("lab/apt-policy.txt"))
+    assert (version, origin) == ("580.95.05-1", apt.Origin("http://10.89.77.10:8081/vendor", "stable/main"))
+
+
 EVERY: dict[str, Callable[[str], object]] = {
     "nvidia-smi -L": nvidia_smi.parse_list,
     "nvidia-smi -q -x": nvidia_smi.parse_query,
