@@ -56,7 +56,16 @@ def build_repository(destination_root: Path) -> Path:
     link.unlink(missing_ok=True)
     link.symlink_to(target.name)
     link.replace(destination_root / "current")
+    _forget_old(destination_root, target)
     return target
+
+
+def _forget_old(root: Path, current: Path) -> None:
+    """Keep the current build and the two newest others: a node may still be reading from one."""
+    builds = [path for path in root.iterdir() if path.is_dir() and not path.is_symlink() and path.name[0] != "."]
+    others = sorted((path for path in builds if path != current), key=lambda path: path.stat().st_mtime)
+    for path in others[:-2]:
+        shutil.rmtree(path)
 
 
 def _build(out: Path, work: Path) -> None:
