@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from medllm.errors import UserError, user_error
+from medllm.errors import Problem, UserError, user_error
 from medllm.remote import Remote, RemoteError
 from medllm.site import Site
 from trainer.launch import TRAINER_PYTHON, Ended, Plan, ProgressLine, job_name, refused_problems
@@ -133,12 +133,16 @@ class SlurmLauncher:
             text = mgmt.run(f"cat {_quote(run / name)} 2>/dev/null", deadline_s=_COMMAND_S).stdout
             return list(parse_lines(text))
 
-        refused = []
+        refused: list[Problem] = []
         if status:
             log = run / "logs" / f"job-{job}.log"
-            if status == 2:
-                refused = refused_problems(mgmt.run(f"tail -n 400 {_quote(log)}", deadline_s=_COMMAND_S).stdout)
+            refused = refused_problems(mgmt.run(f"tail -n 400 {_quote(log)}", deadline_s=_COMMAND_S).stdout)
             print(f"job {job} ended with status {status}; its log: {mgmt.host.name}:{log}", file=sys.stderr)
+        if status != 2:
+            # Some ranks refused and others did not: a fault of a node, not of what was asked.
+            for problem in refused:
+                print(f"a rank said: {problem}", file=sys.stderr)
+            refused = []
         return Ended(status, refused, records(METRICS), records(EVALUATIONS), records(EVENTS))
 
 
