@@ -79,14 +79,14 @@ def _script(wanted: dict[str, str | None], found: dict[str, Package], names: lis
     """What brings `names` to the wanted versions and holds.
 
     All the wanted packages of the step go to apt together, so that one that depends on another is solved with the
-    locked version of that other; the package lists are read again only when apt doesn't know a version.
+    locked version of that other. The package lists are read again only when that fails: apt doesn't know the version
+    yet, or the repository was published anew since.
     """
     lines = ["set -e"]
     if any(_wrong_version(name, wanted[name], found) for name in names):
         request = shlex.join(f"{name}={version}" if version else name for name, version in wanted.items())
-        install = f"install --no-install-recommends --allow-change-held-packages --allow-downgrades {request}"
-        lines.append(f"{_APT} -s {install} >/dev/null 2>&1 || {_APT} update")
-        lines.append(f"{_APT} {install}")
+        install = f"{_APT} install --no-install-recommends --allow-change-held-packages --allow-downgrades {request}"
+        lines.append(f"{install} || {{ {_APT} update; {install}; }}")
     selection = "hold" if hold else "install"
     lines.append(f"printf '%s {selection}\\n' {shlex.join(names)} | dpkg --set-selections")
     return "\n".join(lines)

@@ -6,7 +6,7 @@ short_description: Install Debian packages at exactly the locked versions, and h
 description:
   - One dpkg-query tells what differs, in check mode too. apt runs only then, with all packages of the task together,
     up or down.
-  - The package lists are read again only when apt doesn't know a version.
+  - The package lists are read again only when apt can't install from those it has.
 options:
   packages:
     description: A mapping from name to exact version, or a list of names whose version is free.
