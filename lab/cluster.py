@@ -87,6 +87,7 @@ def down(console: Console, *, purge: bool) -> None:
 def reset(console: Console, names: Iterable[str]) -> None:
     """Give nodes back as a provider hands them over: new containers, healthy silicon. All nodes: empty storage too."""
     chosen = pick(names)
+    require_up()
     with _step(console, "old nodes") as note:
         nodes.remove(chosen)
         for node in chosen:
@@ -100,8 +101,7 @@ def reset(console: Console, names: Iterable[str]) -> None:
 
 def status() -> list[dict[str, Any]]:
     """One entry a node: name, address, state of the container, power (On, Off), its faults."""
-    there = (lab_dir() / "containers.conf").exists()
-    powers = nodes.powers() if there else {node.name: nodes.Power("absent", "") for node in NODES}
+    powers = nodes.powers() if _is_made() else {node.name: nodes.Power("absent", "") for node in NODES}
     entries = []
     for node in NODES:
         power = powers[node.name]
@@ -114,6 +114,21 @@ def status() -> list[dict[str, Any]]:
             }
         )  # fmt: skip
     return entries
+
+
+def require_up() -> None:
+    """Refuse what needs nodes where there are none.
+
+    Raises:
+        UserError: the lab was never made here, or is down.
+    """
+    if not _is_made():
+        raise user_error("the lab is not up", "medllm lab up")
+
+
+def _is_made() -> bool:
+    """Whether podman has a lab to tell of; asking it without one would make its run-time files."""
+    return RUN.exists() and (lab_dir() / "containers.conf").exists()
 
 
 def pick(names: Iterable[str]) -> list[Node]:

@@ -84,6 +84,7 @@ def fault(
     """Break a node's hardware."""
     with _failures_exit_1(), lab_lock():
         (target,) = cluster.pick([node])
+        cluster.require_up()
         died = faults.inject(target, name, gpu)
     answer = {"fault": name, "node": node, "gpu": gpu, "clears_on": FAULTS[name].clears_on, "killed": died}
     print(json.dumps(answer) if as_json else f"{node}: {name} is in; killed {len(died)} process(es)")
@@ -93,6 +94,7 @@ def fault(
 def heal(nodes: Nodes = None, as_json: Json = False) -> None:
     """Take all faults out and bring hung and dark machines back. Nothing else clears a fault that needs a repair."""
     with _failures_exit_1(), lab_lock():
+        cluster.require_up()
         gone = {target.name: faults.heal(target) for target in cluster.pick(nodes or [])}
     if as_json:
         print(json.dumps({"healed": gone}))
@@ -107,6 +109,7 @@ def shell(
 ) -> None:
     """Open a shell on a node by SSH, or run one command there (its exit code is ours)."""
     (target,) = cluster.pick([node])
+    cluster.require_up()
     given = (command or [])[1:] if command and command[0] == "--" else command
     words = [shlex.join(given)] if given else []
     line = ssh_command(target, *words, tty=not given and sys.stdin.isatty())
