@@ -52,7 +52,7 @@ def sample(destination: Path, as_json: Json = False) -> None:
 
 @app.command()
 def deid(source: Path, destination: Path, as_json: Json = False) -> None:
-    """De-identify a raw tree and validate the result; what does not pass is held back, with a reason, and stays in SOURCE.
+    """De-identify a raw tree and validate the result; what does not pass is held back with a reason and stays in SOURCE.
 
     Exit code 0 also when files were held back: none of them is in DESTINATION.
     """
@@ -100,7 +100,7 @@ def pack(
     _print(
         as_json,
         facts,
-        f"{destination}: {done.counts['train']} train and {done.counts['heldout']} held-out samples, {done.seconds:.1f} s",
+        f"{destination}: {done.counts['train']} train, {done.counts['heldout']} held-out samples, {done.seconds:.1f} s",
         f"data version {done.data_version}",
     )
 

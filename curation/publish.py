@@ -62,7 +62,10 @@ def publish(
     patience = _DEADLINE_S + size / _BYTES_PER_SECOND
     with Remote(host) as remote:
         # A quiet check against the hashes that were verified here: nothing of ours need be installed there.
-        check = f"sha256sum --check --quiet --strict --status - && test $(find {shlex.quote(target)} -type f | wc -l) -eq {len(manifest.files) + 2}"
+        check = (
+            "sha256sum --check --quiet --strict --status - && "
+            f"test $(find {shlex.quote(target)} -type f | wc -l) -eq {len(manifest.files) + 2}"
+        )
         there = remote.run(check, deadline_s=patience, sudo=True, stdin=listing)
         if there.error:
             there.check()

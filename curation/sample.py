@@ -1,8 +1,8 @@
 """`medllm data sample`: a raw tree of fictional patients with real pixels and real ECG traces.
 
 - notes: our own (`sample_notes/`), fictional, with planted identifiers
-- CT, MR: files that pydicom ships (MIT licence), a different section of the picture for each patient, with the fictional
-  patient's identity planted in the header
+- CT, MR: files that pydicom ships (MIT licence), a different section of the picture for each patient, with the
+  fictional patient's identity planted in the header
 - ECG: the 12-lead recording that pydicom ships (MIT licence), a different stretch of it for each patient
 Everything follows from the notes, so the same version writes the same tree.
 """
@@ -143,7 +143,7 @@ def _recording(number: int, identifier: str, patient: dict[str, Any]) -> bytes:
     day = date(2025, 1, 2) + timedelta(days=number)
     head = [
         f"# Patient Name: {patient['name']}", f"# Patient ID: {identifier}", f"# MRN: {patient['mrn']}",
-        f"# Birth Date: {patient['birth_date']}", f"# Recording Date: {day.isoformat()}", "# Device: CardioScribe serial 88413-A",
-        f"# Sampling Rate: {rate}", "# Units: mV", ",".join(LEADS),
+        f"# Birth Date: {patient['birth_date']}", f"# Recording Date: {day.isoformat()}",
+        "# Device: CardioScribe serial 88413-A", f"# Sampling Rate: {rate}", "# Units: mV", ",".join(LEADS),
     ]  # fmt: skip
     return ("\n".join([*head, *(",".join(f"{value:.3f}" for value in row) for row in rows)]) + "\n").encode()

@@ -6,13 +6,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from curation.deid.kinds import Kind, Note, Span
+from curation.deid.names_en import capitalised, is_surname, unknown
 from curation.deid.names_zh import places
 from curation.deid.patterns import compiled
 
 _CAPITAL = r"[{U}][{L}'.-]*"
 _SUFFIX = (
     r"(?:Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Ln|Drive|Dr|Court|Ct|Place|Pl|Terrace|Ter|Circle|Cir|Way|Highway|Hwy|Parkway|Pkwy|"
-    r"Square|Sq|Trail|Trl|Crescent|Close|Loop|Row|Alley|Plaza|Pike|Turnpike|Walk|Mews|Gardens|Grove|Heights|Hill|Park|Point|Ridge|Run|View|Crossing)"
+    r"Square|Sq|Trail|Trl|Crescent|Close|Loop|Row|Alley|Plaza|Pike|Turnpike|Walk|Mews|Gardens|Grove|Heights|Hill|Park|Point|Ridge|Run|View|Crossing|Green|Quay|Wharf|Bend|Path|Vale|Rise|Hollow|Landing|Mill|Meadows?|Creek|Mount|Bay|Bluff|Cove|Parade|Esplanade|Broadway|Orchard|Gate|Side|Field|Fields|Bank|Hollow|Glen|Mews|Yard|End)"
 )
 _STATE = (
     r"(?:Alabama|Alaska|Arizona|Arkansas|California|Colorado|Connecticut|Delaware|Florida|Georgia|Hawaii|Idaho|Illinois|Indiana|Iowa|Kansas|Kentucky|Louisiana|Maine|"
@@ -21,7 +22,8 @@ _STATE = (
     r"Wisconsin|Wyoming|A[LKZR]|C[AOT]|D[CE]|FL|GA|HI|I[ADLN]|K[SY]|LA|M[ADEINOST]|N[CDEHJMVY]|O[HKR]|PA|RI|S[CD]|T[NX]|UT|V[AT]|W[AIVY])"
 )
 _UNIT = r"(?:,?[ ]{0,2}(?:(?i:apt|apartment|suite|ste|unit|room|rm|floor|fl|bldg|building|lot|no)\b\.?[ ]?#?[ ]?|#[ ]?)[A-Za-z0-9-]{1,6}){0,2}"
-_CITY = rf"(?:[,\n ][ \n]{{0,2}}{_CAPITAL}(?:[ ]{_CAPITAL}){{0,2}},?[ ]{_STATE}\b(?:,?[ ]\d{{5}}(?:-\d{{4}})?)?)?"
+_POST = r"(?:\d{5}(?:-\d{4})?|[A-Z]{1,2}\d[A-Z0-9]?[ ]\d[A-Z]{2}|[A-Z]\d[A-Z][ ]\d[A-Z]\d)"
+_CITY = rf"(?:(?:,?[ \n]|,)[ ]?(?:Apt|Apartment|Suite|Unit|Flat)[ ]?[#]?[ ]?[A-Za-z0-9-]{{1,6}})?(?:,[ \n]{{0,2}}{_CAPITAL}(?:[ ]{_CAPITAL}){{0,2}}){{0,3}}(?:,?[ ]{_STATE}\b\.?)?(?:,?[ \n]{_POST})?"
 _RULES = tuple((kind, compiled(pattern)) for kind, pattern in (
     (Kind.ADDRESS, rf"((?:^|\b)\d{{1,6}}[A-Za-z]?(?:-\d+)?[ ](?:(?:N|S|E|W|NE|NW|SE|SW|North|South|East|West)\b\.?[ ])?(?:(?:{_CAPITAL}|\d+(?:st|nd|rd|th))[ ]){{1,4}}{_SUFFIX}\b\.?{_UNIT}{_CITY})"),
     (Kind.ADDRESS, rf"(\b(?:P\.?[ ]?O\.?[ ])(?i:box)[ ]\d+{_CITY})"),
@@ -43,19 +45,42 @@ _RULES = tuple((kind, compiled(pattern)) for kind, pattern in (
     (Kind.FACILITY, r"((?:\p{Han}{2,6}(?:省|市|县|区|州|自治区|大学|医科大学|医学院|中医药大学))\p{Han}{0,12}(?:附属)?\p{Han}{0,6}(?:医院|卫生院|诊所|卫生服务中心|卫生室|医学中心|疗养院|养老院|妇幼保健院|保健院|急救中心|血站|疾控中心|体检中心))"),
     (Kind.FACILITY, r"(?:单位|工作单位|转自|就职于|任职于|就读于|毕业于|送检单位|转诊医院|就诊于|工作于|转至|转往|转入)[:：]?(\p{Han}{2,20}(?:公司|厂|学校|小学|中学|大学|医院|局|所|院|银行|集团|诊所|中心))"),
 ))  # fmt: skip
+# Facilities whose last word alone would not tell: another word of the name must be no common one.
+_NAMED_HOUSE = compiled(
+    rf"(?:^|[^{{L}}])((?:(?:St\.?|{_CAPITAL}|of|the|and|&)[ ]){{1,4}}(?:General|Memorial|Regional|Medical|Health|Healthcare|Practice|Surgery|Lodge|House|Home|Court|Residence|Trust|Diagnostics|Orthop(?:a?)edics|Associates|"
+    r"Partners|Children's|Sanatorium|Centre|Center|Cardiology|Radiology|Oncology|Dialysis|Physiotherapy|Village|Villa|Care|Heart|Cancer|Eye|University|School|Foundation|Institute|Group|Community))(?:[^{L}]|$)"
+)
 # Words that a Chinese match may have swallowed before the name of the place.
 _LEAD = compiled(
     r"^\p{Han}*?(?:家住|住在|居住于|居住在|来自|就诊于|转至|转往|转入|转自|曾于|曾在|于|在|至|往|到|赴|由|从|自|住|经|遂|患者|系|即)"
 )
 _ORDINARY = frozenset(("我院", "外院", "本院", "当地", "当地医院", "院外", "外地", "中国", "国内", "医院", "上级医院", "下级医院", "社区", "社区医院", "急诊", "门诊",
                        "基层医院", "省级医院", "附近", "附近医院", "卫生院", "县医院", "市医院", "家庭", "美国", "日本", "英国", "德国", "中心医院"))  # fmt: skip
+_ORGANISATION = (
+    "医院",
+    "卫生院",
+    "诊所",
+    "中心",
+    "公司",
+    "厂",
+    "学校",
+    "小学",
+    "中学",
+    "大学",
+    "学院",
+    "局",
+    "研究所",
+    "银行",
+    "集团",
+    "保健院",
+)
 _ORDINARY_EN = frozenset(("emergency", "icu", "er", "home", "the", "clinic", "ed", "our", "local", "outside", "community", "january", "february", "march", "april", "may", "june", "july",
                           "august", "september", "october", "november", "december", "rehab", "this", "outpatient", "cardiology", "radiology"))  # fmt: skip
 
 
 def addresses(note: Note) -> Iterator[Span]:
     """Spans of the rules and of the tagger's places."""
-    view = note.view
+    view = capitalised(note.view)[0]
     for kind, pattern in _RULES:
         for match in pattern.finditer(view):
             start, end = match.span(1)
@@ -69,8 +94,20 @@ def addresses(note: Note) -> Iterator[Span]:
                 end -= 1
             if end - start >= 2 and view[start:end] not in _ORDINARY:
                 yield Span(start, end, kind)
+    previous = 0
+    for match in _NAMED_HOUSE.finditer(view):
+        tokens = [token for token in match.group(1).split() if token[0].isupper()]
+        if any(
+            unknown(token.removesuffix("'s")) or is_surname(token) or token.startswith("St") for token in tokens[:-1]
+        ):
+            yield Span(*match.span(1), Kind.FACILITY)
     for start, end, tag in places(view):
         word = view[start:end]
+        if tag == "ORG" and not word.endswith(_ORGANISATION):
+            continue
+        if tag == "LOC" and word.endswith("区") and start != previous:
+            continue  # 心前区, 下颌区: places on the body
+        previous = end
         if (
             end - start >= 2
             and word not in _ORDINARY

@@ -37,12 +37,6 @@ def old_resident_id(number: str) -> bool:
     return number[0] in "12345678" and plausible_date("19" + number[6:8], number[8:10], number[10:12])
 
 
-def social_security(number: str) -> bool:
-    """Nine digits that could be a US Social Security or taxpayer number (no group of zeros)."""
-    digits = "".join(filter(str.isdigit, number))
-    return len(digits) == 9 and digits[:3] not in {"000", "666"} and digits[3:5] != "00" and digits[5:] != "0000"
-
-
 def bank_card(number: str) -> bool:
     """13 to 19 digits with a right check digit."""
     digits = "".join(filter(str.isdigit, number))

@@ -64,6 +64,18 @@ def _compact(match: Any, days: int) -> str | None:
     return None if moved is None else f"{moved:%Y%m%d}"
 
 
+def _slash_month(match: Any, days: int) -> str | None:
+    month, year = match.group("m", "y")
+    moved = _day(year, month, "15", days)
+    return None if moved is None else f"{moved.month:0{len(month)}d}/{moved.year}"
+
+
+def _month_last(match: Any, days: int) -> str | None:
+    year, separator, month = match.group("y", "s", "m")
+    moved = _day(year, month, "15", days)
+    return None if moved is None else f"{moved.year}{separator}{moved.month:0{len(month)}d}"
+
+
 def _name(number: int, like: str) -> str:
     name = _MONTHS[number - 1] if len(like.rstrip(".")) > 4 or like.lower() in _MONTHS else _MONTHS[number - 1][:3]
     return name.upper() if like.isupper() else name.capitalize() if like[0].isupper() else name
@@ -102,7 +114,7 @@ def _year(match: Any, days: int) -> str | None:
 
 def _han_year(match: Any, days: int) -> str | None:
     year = _year(match, days)
-    return None if year is None else f"{year}年"
+    return year and f"{year}年"
 
 
 def _digits(text: str) -> str:
@@ -136,7 +148,11 @@ _RULES: tuple[tuple[Any, Build], ...] = tuple(
         (r"(?:^|[^\d./-])(?P<all>(?P<m>\d{1,2})(?P<s>[-/])(?P<d>\d{1,2})[-/](?P<y>\d\d))(?:[^\d/-]|$)", _mdy),
         (r"(?:^|\D)(?P<all>(?P<y>(?:19|20)\d\d)(?P<m>0[1-9]|1[0-2])(?P<d>0[1-9]|[12]\d|3[01]))(?:\D|$)", _compact),
         (rf"(?i:\b(?P<all>{_M}[ ]?(?P<d>\d{{1,2}})(?:st|nd|rd|th)?\b[ ]?,?[ ]?{_Y})\b)", _month_first),
-        (rf"(?i:\b(?P<all>(?P<d>\d{{1,2}})(?:st|nd|rd|th)?[ -]?(?:of[ ])?{_M}[ -]?,?[ ]?{_Y})\b)", _day_first),
+        (rf"(?i:\b(?P<all>(?P<d>\d{{1,2}})(?:st|nd|rd|th)?[ /-]?(?:of[ ])?{_M}[ /-]?,?[ ]?{_Y})(?:[^\d]|$))", _day_first),
+        (rf"(?i:\b(?P<all>{_MONTH_WORD}\.?[ ]?\d{{1,2}}(?:st|nd|rd|th)?[ ]?(?:-|to|and)[ ]?\d{{1,2}}(?:st|nd|rd|th)?,?[ ](?:19|20)\d\d)\b)", _tag),
+        (rf"(?i:\b(?P<all>(?P<d>\d{{1,2}})[ /-]?{_M}[ /-]?'?(?P<y>\d\d))\b)(?:[^\d:%]|$)", _day_first),
+        (r"(?:^|[^\d./-])(?P<all>(?P<m>1[0-2]|0?[1-9])(?P<s>/)(?P<y>(?:19|20)\d\d))(?:[^\d/]|$)", _slash_month),
+        (r"(?:^|[^\d./-])(?P<all>(?P<y>(?:19|20)\d\d)(?P<s>[-/.])(?P<m>1[0-2]|0[1-9]))(?:[^\d./-]|$)", _month_last),
         (rf"(?i:\b(?P<all>{_M}[ -]?,?[ ]?(?:of[ ])?{_Y})\b)", _month_year),
         (rf"(?P<all>{_HAN_Y}[ ]?年[ ]?{_HAN_M}[ ]?月(?:份|[ ]?{_HAN_D}[ ]?(?P<s>[日号]))?)", _han),
         (r"(?P<all>(?P<y>(?:19|20)\d\d)[ ]?年)", _han_year),
@@ -144,9 +160,22 @@ _RULES: tuple[tuple[Any, Build], ...] = tuple(
          rf"(?P<all>{_Y})(?:[^\d./-]|$)", _year),
         # Without a year nothing says where the shifted day lies: the tag.
         (rf"(?:^|[^\d年])(?P<all>{_HAN_M}[ ]?月[ ]?{_HAN_D}[ ]?[日号])", _tag),
-        (rf"(?i:\b(?P<all>{_MONTH_WORD}\.?[ ]?\d{{1,2}}(?:st|nd|rd|th)?)\b)(?:[^\d%/]|$)", _tag),
-        (rf"(?i:\b(?P<all>\d{{1,2}}(?:st|nd|rd|th)?[ -](?:of[ ])?{_MONTH_WORD}))", _tag),
+        (rf"(?i:\b(?P<all>{_MONTH_WORD}\.?[ ]?\d{{1,2}}(?:st|nd|rd|th)?(?:[ ]?(?:-|to|and|&)[ ]?\d{{1,2}}(?:st|nd|rd|th)?)?)\b)(?:[^\d%/]|$)", _tag),
+        (rf"(?i:\b(?P<all>\d{{1,2}}(?:st|nd|rd|th)?[ -]?(?:of[ ])?{_MONTH_WORD}))", _tag),
         (rf"(?i:\b{_CUE})(?P<all>(?:1[0-2]|0?[1-9])/(?:3[01]|[12]\d|0?[1-9]))(?:[^\d/%]|$)", _tag),
+        (rf"(?i:\b(?:in|last|since|this|by|until|from|next|early|late|mid|during|of|through|to|and|for)[ -])(?P<all>{_MONTH_WORD})(?:[^\w']|$)", _tag),
+        (r"(?i:(?:日期|时间|于|\bdate|\bon)[: ]{0,2})(?P<all>(?:0[1-9]|1[0-2])[-.](?:0[1-9]|[12]\d|3[01]))(?:[^\d.-]|$)", _tag),
+        (r"(?:^|[^\d./-])(?P<all>(?:0?[1-9]|1[0-2])[-/.](?:3[01]|[12]\d|0?[1-9]))[ ,T]{1,2}(?:at[ ])?\d{1,2}:\d\d", _tag),
+        (r"(?i:\b(?:mon|tues?|wed|thurs?|fri|sat|sun)(?:[a-z]*day)?,?[ ])(?P<all>(?:0?[1-9]|1[0-2])/(?:3[01]|[12]\d|0?[1-9]))(?:[^\d/]|$)", _tag),
+        (r"(?:^|[^\d./-])(?P<all>(?:0[1-9]|1[0-2])/(?:3[01]|[12]\d|0[1-9]))(?:[^\d/%.]|$)", _tag),
+        (r"(?:^|[^\d./-])(?P<all>(?:0?[1-9]|1[0-2])/(?:3[01]|[12]\d|0?[1-9])[ ]?-[ ]?(?:0?[1-9]|1[0-2])/(?:3[01]|[12]\d|0?[1-9]))(?:[^\d%]|$)", _tag),
+        (r"(?P<all>[0-9一二三〇零]{2}年[ ]?(?:1[0-2]|0?[1-9]|十[一二]?|[一二三四五六七八九])月(?:[ ]?[0-9一二三四五六七八九十]{1,3}[日号])?)", _tag),
+        (r"(?i:\b(?:on|by|until|since)[ ]the[ ])(?P<all>(?:3[01]|[12]\d|[1-9])(?:st|nd|rd|th))(?:[^\w]|$)", _tag),
+        (r"(?P<all>(?:农历)?(?:正|冬|腊)?[一二三四五六七八九十]?月?初[一二三四五六七八九十](?:日|号))", _tag),
+        (r"(?:^|[^\d])(?P<all>(?:1[0-2]|0?[1-9])[ ]?月(?:份|初|中旬|上旬|下旬|底|末))", _tag),
+        (r"(?:去年|今年|前年|明年|同年|次年|本年|当年|年)(?P<all>(?:1[0-2]|0?[1-9]|十[一二]?|[一二三四五六七八九])月)", _tag),
+        (r"(?:本月|上月|次月|当月|月|于|至|到|、)(?P<all>(?:3[01]|[12]\d|0?[1-9])[日号])", _tag),
+        (r"(?i:\bthe[ ])(?P<all>(?:3[01]|[12]\d|[1-9])(?:st|nd|rd|th)[ ]of[ ](?:this|last|the)[ ]month)", _tag),
     )
 )  # fmt: skip
 # A birth date must not come back by way of an age: it is not shifted but removed.
@@ -171,8 +200,8 @@ _AGES = tuple(
 
 
 def _is_plain_word(text: str) -> bool:
-    """ "10 may" in "a dose of 10 may suffice": months are capitalised."""
-    return any(map(str.islower, text)) and not any(map(str.isupper, text))
+    """Such as "10 may" in "a dose of 10 may suffice": where these are months they are capitalised."""
+    return any(word in {"may", "march", "mar"} for word in text.split())
 
 
 def dates(shift_days: int) -> Callable[[Note], Iterator[Span]]:

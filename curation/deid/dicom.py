@@ -1,4 +1,4 @@
-"""De-identifying DICOM by PS3.15 Annex E: the tables of `dicom-anonymizer`, applied at every depth, with our own actions.
+"""De-identifying DICOM by PS3.15 Annex E: the tables of `dicom-anonymizer`, at every depth, with our own actions.
 
 Profile: Basic Application Level Confidentiality with the options Retain Longitudinal Temporal Information with Modified
 Dates and Clean Descriptors. UIDs are keyed, dates shifted, private elements removed, sequences cleaned item by item.
@@ -41,7 +41,7 @@ _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # and its multi-frame forms .1
 config.settings.reading_validation_mode = config.IGNORE
 
 
-class Unsafe(Exception):
+class UnsafeError(Exception):
     """The file can't be made safe here. `reason` is a fixed word, never a value from the file."""
 
     def __init__(self, reason: str) -> None:
@@ -84,33 +84,33 @@ def _action(element: DataElement) -> str | None:
 
 
 def read(data: bytes) -> Dataset:
-    """The data set in a DICOM file's bytes. Raises `Unsafe` when it is none."""
+    """The data set in a DICOM file's bytes. Raises `UnsafeError` when it is none."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             dataset = pydicom.dcmread(BytesIO(data))
             dataset.walk(lambda _dataset, _element: None)
         except Exception:  # the library raises many kinds, with values of the file in their messages
-            raise Unsafe("unreadable") from None
+            raise UnsafeError("unreadable") from None
     return dataset
 
 
 def check_pixels(dataset: Dataset) -> None:
-    """Raise `Unsafe` when the pixels may show text, so that a person has to look."""
+    """Raise `UnsafeError` when the pixels may show text, so that a person has to look."""
     flag = str(dataset.get("BurnedInAnnotation", "")).upper()
     types = {str(value).upper() for value in dataset.get("ImageType", None) or ()}
     if flag == "YES":
-        raise Unsafe("burned_in_annotation")
+        raise UnsafeError("burned_in_annotation")
     risky = str(dataset.get("Modality", "")).upper() in _RISKY_MODALITIES or bool(types & _RISKY_TYPES)
     if flag != "NO" and (risky or str(dataset.get("SOPClassUID", "")).startswith(_SECONDARY_CAPTURE)):
-        raise Unsafe("pixels_may_show_text")
+        raise UnsafeError("pixels_may_show_text")
 
 
 def deidentify(dataset: Dataset, key: PseudonymKey, patient: str) -> tuple[Dataset, dict[str, int]]:
     """Clean `dataset` in place for the patient with the identifier `patient`; also count what was done to how many.
 
     Raises:
-        Unsafe: its pixels may show text, or it is not an image of this profile.
+        UnsafeError: its pixels may show text, or it is not an image of this profile.
     """
     check_pixels(dataset)
     days, counts = key.shift_days(patient), {"removed": 0, "emptied": 0, "replaced": 0, "uid": 0, "date": 0, "text": 0}
@@ -122,7 +122,6 @@ def deidentify(dataset: Dataset, key: PseudonymKey, patient: str) -> tuple[Datas
         dataset.DeidentificationMethod = METHOD
         dataset.DeidentificationMethodCodeSequence = Sequence([_code(*code) for code in METHOD_CODES])
         dataset.LongitudinalTemporalInformationModified = "MODIFIED"
-        dataset.BurnedInAnnotation = "NO"
         _new_file_meta(dataset)
     return dataset, counts
 

@@ -17,7 +17,7 @@ from medllm.errors import user_error
 from medllm.files import state_dir, write_atomic
 
 KEY_BYTES = 32
-# Dates move back by one to six years, never by less than one: a shifted date of a stay can't be another true date of it.
+# Dates move back by one to six years, never less: a shifted date of a stay can't be another true date of it.
 MINIMUM_SHIFT, SHIFTS = 366, 1826
 
 
@@ -28,7 +28,7 @@ def keys_dir() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class PseudonymKey:
-    """Derives everything that replaces identity. Equal input gives equal output, on each run and machine with this key."""
+    """Derives all that replaces identity. Equal input gives equal output, on each run and machine with this key."""
 
     secret: bytes
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -27,7 +28,9 @@ class Kind(StrEnum):
     DEVICE = "device"  # serial numbers
     ACCOUNT = "account"  # messenger and user names
     ADDRESS = "address"
+    WARD = "ward"  # and room, bed
     FACILITY = "facility"
+    NUMBER = "number"  # long numbers and codes without a label
 
     @property
     def tag(self) -> str:
@@ -37,8 +40,9 @@ class Kind(StrEnum):
 
 # When spans overlap, the kind named first wins.
 PRIORITY = {kind: rank for rank, kind in enumerate((
-    Kind.EMAIL, Kind.URL, Kind.NATIONAL_ID, Kind.SSN, Kind.BANK_CARD, Kind.MRN, Kind.PASSPORT, Kind.LICENSE, Kind.DEVICE,
-    Kind.IP, Kind.PHONE, Kind.PLATE, Kind.ACCOUNT, Kind.AGE, Kind.ADDRESS, Kind.FACILITY, Kind.DATE, Kind.NAME,
+    Kind.EMAIL, Kind.URL, Kind.NATIONAL_ID, Kind.SSN, Kind.BANK_CARD, Kind.MRN, Kind.PASSPORT, Kind.LICENSE,
+    Kind.DEVICE, Kind.IP, Kind.PHONE, Kind.PLATE, Kind.ACCOUNT, Kind.AGE, Kind.ADDRESS, Kind.FACILITY, Kind.WARD,
+    Kind.DATE, Kind.NAME, Kind.NUMBER,
 ))}  # fmt: skip
 
 
@@ -60,6 +64,10 @@ _VIEW = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {
 }
 
 
+# A line at least so long that ends in the middle of a sentence was wrapped.
+_WRAPPED = 50
+
+
 @dataclass(frozen=True, slots=True)
 class Note:
     """A text and its `view`: same length, full-width characters as ASCII. Detectors look at the view."""
@@ -68,7 +76,17 @@ class Note:
     view: str = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "view", self.text.translate(_VIEW))
+        object.__setattr__(self, "view", _unwrapped(self.text.translate(_VIEW)))
+
+
+def _unwrapped(view: str) -> str:
+    """Line ends inside a hard-wrapped paragraph as blanks: a name may stand on both sides of one."""
+    lines = view.split("\n")
+    parts = [lines[0]]
+    for before, after in itertools.pairwise(lines):
+        wrapped = len(before) >= _WRAPPED and before[-1] not in ".:;。" and after[:1].isalnum()
+        parts += [" " if wrapped else "\n", after]
+    return "".join(parts)
 
 
 Detector = Callable[[Note], Iterable[Span]]

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from curation.deid.kinds import Kind, Note, Span
@@ -74,64 +75,165 @@ _TERM = compiled(
 )
 
 
+_INITIALS = compiled(
+    r"(?i:\b(?:initials?|dict(?:ated)?(?:[ ]by)?|trans(?:cribed)?(?:[ ]by)?|typed(?:[ ]by)?|signed(?:[ ]by)?|reviewer|recorder|d/t|tech|rn|author|by)[ ]?[:=/-][ ]?)([A-Z]{2,3}|(?:[A-Z]\.[ ]?){2,3})(?:[^A-Za-z]|$)"
+)
+_TYPIST = compiled(r"(?:^|\s)([A-Z]{2,4}[/:][a-z]{2,4})(?:\s|$)")
+_DOTTED_INITIALS = compiled(r"(?:^|[\s(/])([A-Z]\.[ ]?[A-Z]\.(?:[ ]?[A-Z]\.)?)(?:[\s,;:)/]|$)")
+_NO_INITIALS = frozenset(("MD", "RN", "NP", "PA", "DO", "IV", "PO", "IM", "SC", "PR", "OD", "OS", "OU", "US", "UK", "ER", "OR", "AM", "PM", "CT", "MR", "BP", "HR", "RR", "EF", "QD", "BID", "TID", "QID", "QHS", "PRN",
+                          "NPO", "CC", "ICU", "ED", "EMS", "ENT", "GI", "GU", "OB", "GYN", "PT", "OT", "DOB", "SSN", "MRN", "NKA", "NAD", "WNL", "CBC", "XR", "MRI", "ECG", "EKG", "PET", "LV", "RV", "AV", "SL", "IN", "HS",
+                          "EG", "IE", "AD", "AS", "AU", "GB", "HTN", "DM", "CAD", "COPD", "CKD", "PE", "DVT", "MI", "TIA", "CVA", "UTI", "DC", "RT", "LT"))  # fmt: skip
+# A second name after a found one: "Drs. Patel and Nguyen", "Smith/Jones".
+_CHAIN = compiled(rf"^(?:,?[ ](?:and|&|or)[ ]|[ ]?/[ ]?|,[ ]|;[ ]|[ ]&[ ])(?:{_TITLE}[ ])?({_NAME})")
+_SINGLE = compiled(r"(?:^|[^{L}'-])([{U}][{L}]{2,})(?:[^{L}-]|$)")
+# Given names that are rather states and towns.
+_PLACES = frozenset("Virginia Georgia Austin Jordan Carolina Florence Charlotte Madison Sydney Paris Israel Dakota Savannah Brooklyn Washington Lincoln Houston Dallas Cleveland Kingston Wellington Geneva Lancaster York Boston Chelsea "
+                    "Holland Santiago Lima Ireland France England Kent Bradford Norwood Penrose Blake Vance Wells Lund Bern".split())  # fmt: skip
+_AFTERWARDS = compiled(rf"({_NAME})[ ]?(?:[,(]|[ ]-)[ ]?(?i:(?:his|her|the|pt'?s|patient'?s)[ ])?{_RELATIVE}\b")
+_QUOTED = compiled(rf"({_TOKEN}[ ][\"'(]{_TOKEN}[\"')](?:[ ]{_TOKEN})?)")
+# Generic drug names end like this.
+_DRUG = ("ol", "ine", "pril", "artan", "statin", "mab", "mycin", "cillin", "azole", "pam", "one", "ide", "ate", "ium", "xaban", "ib", "vir", "fen", "cin", "lin", "tide", "gliptin", "flozin", "triptan", "zosin", "cycline",
+         "oxacin", "setron", "dronate", "barbital", "lukast", "tidine", "prazole", "olone", "xel", "platin", "rubicin", "cef", "phen", "zine", "zide", "mide", "lam", "done", "pine", "tine", "line", "mine")  # fmt: skip
+
+
 def names_en(note: Note) -> Iterator[Span]:
     """Names by any of the rules, then each further occurrence of their words."""
-    found: list[tuple[int, int]] = []
+    view, uniform = capitalised(note.view)
+    search = _Search(view, uniform)
     for pattern in _STRONG:
-        found += _search(note.view, pattern, _any)
-    for pattern in _WEAK:
-        found += _search(note.view, pattern, _likely)
+        search.add(pattern, _any)
+    for pattern in (*_WEAK, _AFTERWARDS, _QUOTED):
+        search.add(pattern, _likely)
     for pattern in (_ANY, _ANY_LAST_FIRST):
-        found += _search(note.view, pattern, _known)
-    found += [match.span(1) for match in _PINYIN.finditer(note.view) if _pinyin(match.group(1))]
+        search.add(pattern, _known if uniform else _plausible)
+    search.add(_SINGLE, _lone)
+    search.chain()
+    found = search.found
+    found += [match.span(1) for match in _PINYIN.finditer(view) if _pinyin(match.group(1))]
     yield from (Span(start, end, Kind.NAME) for start, end in found)
-    yield from _again(note.view, found)
+    yield from _again(view, found)
+    for pattern in (_INITIALS, _TYPIST, _DOTTED_INITIALS):
+        for match in pattern.finditer(note.view):
+            if "".join(filter(str.isupper, match.group(1))) not in _NO_INITIALS:
+                yield Span(*match.span(1), Kind.NAME)
 
 
-def _search(view: str, pattern: Any, accept: Any) -> Iterator[tuple[int, int]]:
-    place = 0
-    while match := pattern.search(view, place):
-        start, end = match.span(1)
-        place = start + 1
-        trimmed = _trim(view, start, end)
+def capitalised(view: str) -> tuple[str, bool]:
+    """A note in one case alone, with each word capitalised; anything else as it is. Offsets stay."""
+    letters = [character for character in view if character.isascii() and character.isalpha()]
+    share = sum(map(str.isupper, letters)) / max(1, len(letters))
+    if len(letters) < 40 or 0.005 < share < 0.85:
+        return view, False
+    word, parts = False, []
+    for character in view:
+        lone = character.lower() if word else character.upper()
+        parts.append(lone if character.isascii() else character)
+        word = character.isalpha() or (word and character == "'")
+    return "".join(parts), True
+
+
+class _Search:
+    """Collects accepted places in one view."""
+
+    def __init__(self, view: str, uniform: bool) -> None:
+        self.view, self.uniform = view, uniform
+        self.found: list[tuple[int, int]] = []
+
+    def add(self, pattern: Any, accept: Callable[[list[str]], bool]) -> None:
+        """All places of `pattern` whose words `accept` takes, cut to what can be a name."""
+        place = 0
+        while match := pattern.search(self.view, place):
+            start, end = match.span(1)
+            place = start + 1
+            if span := self.judge(start, end, accept):
+                self.found.append(span)
+                place = span[1]
+
+    def chain(self) -> None:
+        """Names that follow a found one with "and", a comma or a slash."""
+        for _, end in self.found:  # grows while it is walked
+            if match := _CHAIN.search(self.view[end : end + 80]):
+                start, stop = match.span(1)
+                span = self.judge(end + start, end + stop, _likely)
+                if span and span not in self.found:
+                    self.found.append(span)
+
+    def judge(self, start: int, end: int, accept: Callable[[list[str]], bool]) -> tuple[int, int] | None:
+        trimmed = _trim(self.view, start, end, self.uniform)
         if trimmed is None:
-            continue
-        start, end = trimmed
-        tokens = _tokens(view[start:end])
-        if accept(tokens) and not _is_term(view, start, end, tokens):
-            yield start, end
-            place = end
+            return None
+        tokens = _tokens(self.view[slice(*trimmed)])
+        return trimmed if accept(tokens) and not _is_term(self.view, *trimmed, tokens) else None
 
 
-def _trim(view: str, start: int, end: int) -> tuple[int, int] | None:
+def _trim(view: str, start: int, end: int, uniform: bool) -> tuple[int, int] | None:
     """Cut at the first word that is no name's; None when that is the first one."""
     place, last, previous = start, start, ""
-    for token in view[start:end].replace(",", " ").split(" "):
-        word = token.rstrip(".").lower()
-        if token:
-            surname = previous in words("given_names_en") and token.capitalize() in words("surnames_en")
-            if word in words("not_names_en") and len(word) > 1 and not surname:
+    for token in view[start:end].replace(",", " ").replace("\n", " ").split(" "):
+        bare = token.rstrip(".").strip("\"'()")
+        word = bare.lower()
+        if bare:
+            follows = previous in words("given_names_en") and is_surname(bare)
+            if len(word) > 1 and not follows and word in words("not_names_en"):
                 break
-            last, previous = place + len(token), token.capitalize()
+            if (
+                uniform
+                and last > start
+                and len(word) > 1
+                and not (_is_given(bare) or (is_surname(bare) and not _ordinary(word)))
+            ):
+                # Where every word is written alike, only a known name goes on; one more unknown word may.
+                if _ordinary(word) or place != last + 1 or previous == "?":
+                    break
+                previous = "?"
+                last = place + len(token)
+                place += len(token) + 1
+                continue
+            last, previous = place + len(token), bare.capitalize()
         place += len(token) + 1
-    while last > start and view[last - 1] in ", ":
+    while last > start and view[last - 1] in ", \n":
         last -= 1
     return (start, last) if last > start else None
 
 
 def _tokens(name: str) -> list[str]:
-    return [token.rstrip(".").removesuffix("'s") for token in name.replace(",", " ").split() if token[0].isupper()]
+    split = (token.strip("\"'().").removesuffix("'s") for token in name.replace(",", " ").split())
+    return [token for token in split if token and token[0].isupper()]
 
 
 def _is_given(token: str) -> bool:
     return token in words("given_names_en") or token.capitalize() in words("given_names_en")
 
 
-def _is_surname(token: str) -> bool:
+def is_surname(token: str) -> bool:
     return (
         token in words("surnames_en")
         or token.capitalize() in words("surnames_en")
-        or ("-" in token and all(part.capitalize() in words("surnames_en") for part in token.split("-")))
+        or ("-" in token and any(part.capitalize() in words("surnames_en") for part in token.split("-")))
+    )
+
+
+def _ordinary(word: str) -> bool:
+    """A word of everyday or clinical English, also in a bent form, or a drug."""
+    known = words("ordinary_en")
+    if word in known or word in words("not_names_en"):
+        return True
+    stems = (word.removesuffix("s"), word.removesuffix("es"), word.removesuffix("ed"), word.removesuffix("ing"), word.removesuffix("ly"),
+             word.removesuffix("d"), word.removesuffix("ing") + "e", word.removesuffix("al"), word.removesuffix("ic"), word.removesuffix("ies") + "y")  # fmt: skip
+    return any(stem != word and len(stem) > 2 and stem in known for stem in stems) or (
+        len(word) > 5 and word.endswith(_DRUG)
+    )
+
+
+def unknown(token: str) -> bool:
+    """A capitalised word that no list knows, as rare surnames are."""
+    parts = token.replace("'", "-").split("-")
+    return (
+        len(token) > 2
+        and not (token.isupper() and len(token) <= 5)
+        and token.isalpha() | ("-" in token) | ("'" in token)
+        and not any(_ordinary(part.lower()) for part in parts if len(part) > 2)
+        and token.capitalize() not in words("eponyms")
     )
 
 
@@ -140,41 +242,71 @@ def _any(tokens: list[str]) -> bool:
 
 
 def _likely(tokens: list[str]) -> bool:
-    """After a label: two words in mixed case, or one that is a known name."""
-    if any(_is_given(token) or _is_surname(token) for token in tokens):
+    """After a label: a known name, a word that no list knows, or an initial with such a word."""
+    return any(
+        _is_given(token)
+        or unknown(token)
+        or (is_surname(token) and not _acronym(token) and (len(tokens) > 1 or not _ordinary(token.lower())))
+        for token in tokens
+    )
+
+
+def _lone(tokens: list[str]) -> bool:
+    """One word anywhere: a name of the lists that is no other word, place or eponym."""
+    (token,) = tokens
+    bare = token.capitalize()
+    if _ordinary(token.lower()) or bare in words("eponyms") or bare in _PLACES or _acronym(token) or len(token) < 4:
+        return False
+    return _is_given(token) or (is_surname(token) and "-" not in token)
+
+
+def _plausible(tokens: list[str]) -> bool:
+    """Anywhere: as `_known`, or two words in a row that no list knows."""
+    if _known(tokens):
         return True
-    return len(tokens) >= 2 and all(len(token) == 1 or not token.isupper() for token in tokens)
+    return any(
+        ((unknown(first) or len(first) == 1) and unknown(second))
+        or (unknown(first) and is_surname(second) and not _acronym(second))
+        for first, second in itertools.pairwise(tokens)
+    )
 
 
 def _known(tokens: list[str]) -> bool:
-    """Anywhere: a known given name before another name, or an initial or any word before a known surname."""
-    for first, second in zip(tokens, tokens[1:], strict=False):
-        if _is_given(first) and (len(second) > 1 or len(tokens) > 2 or second.isupper()) and not _acronym(second):
+    """Anywhere: a known given name before another name, or an initial or a known name before a known surname."""
+    for first, second in itertools.pairwise(tokens):
+        if (
+            _is_given(first)
+            and (len(second) > 1 or len(tokens) > 2)
+            and not _acronym(second)
+            and not (_ordinary(second.lower()) and not is_surname(second))
+        ):
             return True
-        if _is_surname(second) and (len(first) == 1 or (_is_surname(first) and not _acronym(first))):
+        if (
+            is_surname(second)
+            and (len(first) == 1 or (is_surname(first) and not _acronym(first)))
+            and not _acronym(second)
+        ):
             return True
-    return len(tokens) >= 2 and _is_surname(tokens[0]) and _is_given(tokens[1])
+    return len(tokens) >= 2 and is_surname(tokens[0]) and _is_given(tokens[1])
 
 
 def _acronym(token: str) -> bool:
-    return token.isupper() and 1 < len(token) <= 4 and not (_is_given(token) or _is_surname(token))
+    return token.isupper() and 1 < len(token) <= 4 and not (_is_given(token) or is_surname(token))
 
 
 def _is_term(view: str, start: int, end: int, tokens: list[str]) -> bool:
     """The words belong to a clinical term ("Austin Flint murmur") and no title makes a person of them."""
-    if not any(part.capitalize() in words("eponyms") for token in tokens for part in token.split("-")):
+    parts = [part.capitalize() for token in tokens for part in token.split("-")]
+    if not any(part in words("eponyms") for part in parts) or _TITLED.search(view[max(0, start - 12) : start]):
         return False
-    if _TITLED.search(view[max(0, start - 12) : start]):
-        return False
-    return bool(_TERM.search(view[end : end + 40])) or (
-        all(part.capitalize() in words("eponyms") for token in tokens for part in token.split("-") if len(part) > 1)
-        and not any(_is_given(token) for token in tokens[:1])
-    )
+    if _TERM.search(view[end : end + 40]):
+        return True
+    return all(part in words("eponyms") for part in parts if len(part) > 1) and not _is_given(tokens[0])
 
 
 def _pinyin(name: str) -> bool:
-    surname, _, given = name.partition(" ")
-    return bool(_GIVEN_PINYIN.match(given)) and given.lower() not in words("not_names_en") and bool(surname)
+    given = name.partition(" ")[2]
+    return bool(_GIVEN_PINYIN.match(given)) and not _ordinary(given.lower())
 
 
 _GIVEN_PINYIN = compiled(rf"(?i)^{_SYLLABLE}(?:[-']?{_SYLLABLE})?$")
@@ -184,14 +316,18 @@ def _again(view: str, found: list[tuple[int, int]]) -> Iterator[Span]:
     """Other places where a word of a found name stands alone."""
     known = {token for start, end in found for token in _tokens(view[start:end])}
     for token in known:
-        if len(token) < 3 or token.lower() in words("not_names_en"):
+        if (
+            len(token) < 3
+            or token.lower() in words("not_names_en")
+            or (_ordinary(token.lower()) and not is_surname(token))
+        ):
             continue
         for form in {token, token.upper(), token.capitalize()}:
             place = view.find(form)
             while place >= 0:
                 end = place + len(form)
-                alone = not (view[place - 1 : place].isalpha() and view[place - 1 : place].isascii() and place)
-                alone = alone and not (view[end : end + 1].isalpha() and view[end : end + 1].isascii())
+                before, after = view[place - 1 : place] if place else "", view[end : end + 1]
+                alone = not any(side.isalpha() and side.isascii() for side in (before, after) if side)
                 if alone and not _TERM.search(view[end : end + 40]):
                     yield Span(place, end, Kind.NAME)
                 place = view.find(form, end)

@@ -12,6 +12,7 @@ from curation.deid.patterns import compiled
 from curation.deid.words import words
 
 _LABEL = (
+    r"(?:患者|病人|患儿|家属|亲属|母亲|父亲|儿子|女儿|妻子|丈夫|陪同者?|主任|教授|助手|麻醉|巡回|器械|术者|主刀|会诊|审核|报告|复核|核对|主诊|检验|检验者|操作|采血|发药|调剂|营养师|康复师|治疗师|录入|打印|随访人|随访者|接待人|值班|备班)|"
     r"(?:患者|病人|患儿|产妇|受检者|被保险人|联系人|家属|监护人|紧急联系人|法定代理人|委托人|陪护人?|投保人)?(?:姓名|名字)|联系人|紧急联系人|法定代理人|监护人|委托人|家属签[名字]|患者签[名字]|"
     r"(?:主治|经治|住院|主管|责任|接诊|门诊|送检|申请|报告|审核|诊断|检查|操作|手术|麻醉|会诊|上级|值班|管床|首诊|记录|书写|签发|开单|急诊)(?:医师|医生|者|人|护士|技师)|"
     r"(?:主任|副主任)医师|术者|主刀|第?[一二三]?助手?|一助|二助|三助|器械护士|巡回护士|麻醉师|医师签[名字]|医生签[名字]|护士签[名字]|签[名字]|医师|医生|护士|护士长|记录者|记录人|报告者|报告人|审核者|审核人|检查者|采样人|核对者|核对|转诊医师|技师|药师|"
@@ -26,9 +27,17 @@ _LABELLED = compiled(
 _UNMARKED = compiled(
     r"(?:姓名|签名|签字|患者|病人|患儿|联系人|家属|由|请|经|产妇)[:：为是]?(\p{Han}{2,4})(?:[，,、；;。（(\s]|[男女]|电话|主诉|签)"
 )
-_TITLED = compiled(rf"(\p{{Han}}{{1,4}}){_TITLE}")
+_TITLED = compiled(rf"(\p{{Han}}{{1,4}})[ (]{{0,2}}{_TITLE}")
+_SPACED = compiled(rf"(?:{_LABEL})[ \t]{{1,4}}(\p{{Han}}{{2,4}})(?:[^\p{{Han}}]|$)")
+_BRACKETED = compiled(r"[(\[【/](\p{Han}{2,4})[)\]】/]")
+_ACTING = compiled(
+    r"(\p{Han}{2,4})[ ]?(?:签名|签字|代签|记录|审核|报告|书写|录入|执行|核对|交班|接班|陪同|陪护|代诉|主刀|会诊|查房|查看|随诊|接诊|告知|汇报|医嘱|操作)"
+)
 _ENDS_IN_TITLE = compiled(rf"{_TITLE}$")
 _KIN = compiled(rf"{_RELATIVE}[:：（( ]?(\p{{Han}}{{2,4}})(?:{_FOLLOW})")
+# "张某", "李某某", "王XX", "陈*"
+_MASKED = compiled(r"(\p{Han}(?:某某?|[*×XxＸ]{1,2}))(?:[^A-Za-z*]|$)")
+_LISTED = compiled(r"^[、,/，和及 ]{1,2}(\p{Han}{2,4})")
 _DOTTED = compiled(r"(\p{Han}{2,6}·\p{Han}{2,8})")
 _HAN = compiled(r"\p{Han}")
 # After such a character a lone surname before a title is a person: "，李医生", "由李医生".
@@ -53,7 +62,7 @@ def is_name(text: str, *, strict: bool = True) -> bool:
 def names_zh(note: Note) -> Iterator[Span]:
     """Names by the rules, then each further occurrence of them."""
     found: set[tuple[int, int]] = set()
-    for pattern, strict in ((_LABELLED, False), (_UNMARKED, True), (_KIN, True)):
+    for pattern, strict in ((_LABELLED, False), (_UNMARKED, True), (_KIN, True), (_SPACED, True), (_BRACKETED, True)):
         place = 0
         while match := pattern.search(note.view, place):
             start, end = match.span(1)
@@ -61,8 +70,21 @@ def names_zh(note: Note) -> Iterator[Span]:
             if cut := _cut(note.view, start, end, strict=strict):
                 found.add(cut)
     found |= {span for match in _TITLED.finditer(note.view) if (span := _before_title(note.view, *match.span(1)))}
+    found |= {
+        span
+        for match in _ACTING.finditer(note.view)
+        if (span := _before_title(note.view, *match.span(1))) and span[1] - span[0] > 1
+    }
     found |= {match.span(1) for match in _DOTTED.finditer(note.view)}
     found |= set(_tagged_names(note.view))
+    found |= {match.span(1) for match in _MASKED.finditer(note.view) if match.group(1)[0] in words("surnames_zh")}
+    for _, end in list(found):
+        while match := _LISTED.search(note.view[end : end + 8]):
+            cut = _cut(note.view, end + match.start(1), end + match.end(1), strict=True)
+            if cut is None or cut in found:
+                break
+            found.add(cut)
+            end = cut[1]
     yield from (Span(start, end, Kind.NAME) for start, end in found)
     for name in {note.view[start:end] for start, end in found if end - start >= 2}:
         place = note.view.find(name)
@@ -136,7 +158,7 @@ def _tagged_names(view: str) -> Iterator[tuple[int, int]]:
             word = view[start:end]
         if not word or not _HAN.search(word[0]) or _TERM.match(view[end:]):
             continue
-        if title or is_name(word) or (len(word) >= 3 and "·" in word):
+        if title or is_name(word) or (2 <= len(word) <= 4 and is_name(word, strict=False)) or "·" in word:
             yield start, end
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import date, timedelta
 
-from curation.deid.dicom import Unsafe
+from curation.deid.dicom import UnsafeError
 from curation.deid.keys import shift_dicom_date
 
 # Header keys of a CSV that speak about the signal alone, in lower case.
@@ -22,12 +22,12 @@ def clean_csv(data: bytes, days: int) -> tuple[bytes, int]:
     """`# key: value` lines, one line of lead names, numbers. Returns the clean file and how many fields were dropped.
 
     Raises:
-        Unsafe: it is not such a file, or something else than numbers stands among the samples.
+        UnsafeError: it is not such a file, or something else than numbers stands among the samples.
     """
     try:
         lines = data.decode("utf-8").splitlines()
     except UnicodeDecodeError:
-        raise Unsafe("unreadable") from None
+        raise UnsafeError("unreadable") from None
     kept, dropped, place = [], 0, 0
     while place < len(lines) and lines[place].startswith("#"):
         name, _, value = lines[place][1:].partition(":")
@@ -42,7 +42,7 @@ def clean_csv(data: bytes, days: int) -> tuple[bytes, int]:
     if place >= len(lines) or not all(
         0 < len(lead) <= 8 and set(lead) <= _LEAD_CHARACTERS for lead in lines[place].split(",")
     ):
-        raise Unsafe("unexpected_columns")
+        raise UnsafeError("unexpected_columns")
     width = lines[place].count(",") + 1
     for line in lines[place + 1 :]:
         values = line.split(",")
@@ -51,7 +51,7 @@ def clean_csv(data: bytes, days: int) -> tuple[bytes, int]:
                 raise ValueError
             tuple(map(float, values))
         except ValueError:
-            raise Unsafe("not_a_number_among_samples") from None
+            raise UnsafeError("not_a_number_among_samples") from None
     return ("\n".join([*kept, *lines[place:]]) + "\n").encode(), dropped
 
 
@@ -66,24 +66,24 @@ def clean_edf(data: bytes, days: int) -> tuple[bytes, int]:
     Field positions: Kemp et al. 1992 and the EDF+ specification 2003. Samples are not touched.
 
     Raises:
-        Unsafe: not an EDF file, or one with annotations, whose free text is nobody's to guess.
+        UnsafeError: not an EDF file, or one with annotations, whose free text is nobody's to guess.
     """
     try:
         header = data[:_EDF_HEADER].decode("ascii")
         signals = int(header[252:256])
         size = int(header[184:192])
     except ValueError:
-        raise Unsafe("unreadable") from None
+        raise UnsafeError("unreadable") from None
     if (
         header[:8].strip() != "0"
         or not 0 < signals <= 512
         or size != _EDF_HEADER + signals * _EDF_SIGNAL
         or size > len(data)
     ):
-        raise Unsafe("unreadable")
+        raise UnsafeError("unreadable")
     labels = data[_EDF_HEADER : _EDF_HEADER + 16 * signals].decode("latin-1")
     if "Annotations" in labels:
-        raise Unsafe("free_text_annotations")
+        raise UnsafeError("free_text_annotations")
     plus = header[192:236].startswith("EDF+")
     moved = _edf_date(header[168:176], days)
     if plus:
@@ -108,4 +108,4 @@ def _edf_date(text: str, days: int) -> date:
         day, month, year = (int(part) for part in text.split("."))
         return date(year + (1900 if year >= 85 else 2000), month, day) + timedelta(days=days)
     except ValueError:
-        raise Unsafe("unreadable") from None
+        raise UnsafeError("unreadable") from None

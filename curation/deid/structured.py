@@ -14,6 +14,7 @@ from typing import Any, Literal
 from curation.deid import checks
 from curation.deid.kinds import Kind, Note, Span
 from curation.deid.patterns import compiled
+from curation.deid.words import words
 
 Border = Literal["digit", "word", "none"]
 
@@ -58,10 +59,13 @@ def rule(kind: Kind, pattern: str, *, border: Border = "word", accept: Callable[
 _IS = r"(?i:[ \t]*(?:\(?(?:number|num|no|nr|id)\b\.?\)?)?[ \t]*(?:[:#=]|is\b|was\b|为|是)*[ \t]*[:#(]?[ \t]*)"
 # The same where a bare label is an everyday word ("order 500 mg"): the word for a number is needed.
 _NUMBER_IS = r"(?i:[ \t]*(?:#|(?:number|num|no|nr|id)\b\.?)[ \t]*(?:[:#=]|is\b|was\b)*[ \t]*)"
-# A record number has a digit; letters, dashes, dots and slashes may stand in it.
-_CODE = r"([A-Za-z]{0,6}[-./_]?\d[A-Za-z0-9]*(?:[-./_][A-Za-z0-9]+)*)"
+# A record number has a digit; letters, dashes, dots and slashes may stand in it; blanks between groups of digits.
+_CODE = (
+    r"((?:[A-Za-z]{1,3}[ ])?(?:[A-Za-z]{1,8}[-./_:]?){0,3}\d[A-Za-z0-9]*(?:[-./_:][A-Za-z0-9]+)*(?:[ ]\d{3,4}\b){0,3})"
+)
 _DATE = compiled(
-    r"^(?:(?:19|20)\d\d[-./]\d{1,2}[-./]\d{1,2}|\d{1,2}[-./]\d{1,2}[-./](?:19|20)?\d\d|\d{1,2}[-./]\d{1,2})$"
+    r"^(?:(?:19|20)\d\d[-./](?:1[0-2]|0?[1-9])[-./](?:3[01]|[12]\d|0?[1-9])|(?:1[0-2]|0?[1-9])[-./](?:3[01]|[12]\d|0?[1-9])[-./](?:19|20)\d\d|"
+    r"(?:1[0-2]|0?[1-9])/(?:3[01]|[12]\d|0?[1-9])(?:/\d\d)?)$"
 )
 
 
@@ -70,20 +74,47 @@ def _number(digits: int) -> Callable[[str], bool]:
     return lambda text: sum(map(str.isdigit, text)) >= digits and not _DATE.match(text)
 
 
+def _mixed(text: str) -> bool:
+    """Capitals and digits, as on plates."""
+    return any(map(str.isdigit, text)) and any(map(str.isalpha, text)) and sum(map(str.isalnum, text)) >= 5
+
+
+def _long_code(text: str) -> bool:
+    """At least five characters, three of them digits, with a letter or a dash: not a size and not a count."""
+    plain = sum(map(str.isalnum, text))
+    return (
+        plain >= 5 and sum(map(str.isdigit, text)) >= 3 and not (text.isdigit() and plain < 6) and not _DATE.match(text)
+    )
+
+
+def _bare_code(text: str) -> bool:
+    """A code without a label: many digits among capitals, and neither a classification's code nor a quantity."""
+    head = text[: next((place for place, character in enumerate(text) if character.isdigit()), 0)]
+    return (
+        sum(map(str.isdigit, text)) >= 4
+        and any(map(str.isupper, text))
+        and head not in {"NCT", "COVID-", "COVID", "ISRCTN", "PMID"}
+    )
+
+
+def _bare_number(text: str) -> bool:
+    return not checks.plausible_date(text[:4], text[4:6], text[6:8]) if len(text) == 8 else True
+
+
 def _labelled(kind: Kind, english: str, chinese: str = "", *, weak: str = "", code: str = _CODE) -> list[Rule]:
     """Rules for a value after its label. After a `weak` label only with "no.", "#", "number" or "id"."""
-    rules = [rule(kind, rf"(?i:\b(?:{english})){_IS}{code}", accept=_number(3))]
+    rules = [rule(kind, rf"(?i:\b(?:{english})){_IS}{code}", accept=_number(2))]
     if weak:
-        rules.append(rule(kind, rf"(?i:\b(?:{weak})){_NUMBER_IS}{code}", accept=_number(3)))
+        rules.append(rule(kind, rf"(?i:\b(?:{weak})){_NUMBER_IS}{code}", accept=_number(2)))
     if chinese:
-        rules.append(rule(kind, rf"(?:{chinese}){_IS}{code}", accept=_number(3)))
+        rules.append(rule(kind, rf"(?:{chinese}){_IS}{code}", accept=_number(2)))
     return rules
 
 
 _RECORD = (
-    r"mrns?\b|mr[ ]?#|medical[ ]record\b|(?:patient|pt|subject|member|subscriber|beneficiary|encounter)[ ]?(?:id|identifier)\b|"
+    r"mrns?\b|mr[ ]?#|med(?:ical)?[ ]rec(?:ord)?\b\.?|urn?\b|fin\b|emr\b|ehr\b|epic\b|(?:patient|pt|subject|member|subscriber|beneficiary|encounter)[ ]?(?:id|identifier)\b|"
     r"patient[ ](?:number|no\b\.?)|acct\b|account\b|accession\b|acc[ ]?#|csn\b|har\b|policy\b|medicare\b|medicaid\b|hicn\b|mbi\b|"
-    r"npi\b|health[ ]plan\b|uhid\b|nhs\b|authori[sz]ation\b"
+    r"npi\b|accn\b|billing\b|requisition\b|(?:visit|exam|study|order|report|case|specimen|bill|insurance|group|job|staff|employee|claim|file|chart|record|donor|sample|ticket|locker|invoice)[ ]?(?:id|no|number|num|code|ref)\b\.?|ref(?:erence)?[ ]?(?:no|number|#)|health[ ]plan\b|uhid\b|nhs\b|authori[sz]ation\b"
 )
 _WEAK_RECORD = (
     r"chart|record|encounter|visit|case|claim|member|subscriber|beneficiary|insurance|group|specimen|sample|order|requisition|"
@@ -91,7 +122,7 @@ _WEAK_RECORD = (
     r"subject|participant|image|slide|block"
 )
 _RECORD_ZH = (
-    r"病历号码?|病案号码?|住院号码?|门诊号码?|急诊号码?|就诊号码?|就诊卡号?|诊疗卡号?|检查号码?|检查编号|影像号码?|放射号|超声号|病理号|"
+    r"体检编?号|会诊编?号|检验号|化验单号|处方号|发票号|收据号|预约号|排队号|挂号|订单号|账单号|结算号|投保单号|保险号|保险单号|病员号|病历编号|科研编号|受试者编?号|入组号|员工号|职工号|工作证号|胸牌号|学号|案卷号|档案号|手术编?号|麻醉编?号|血袋号|献血码|病历号码?|病案号码?|住院号码?|门诊号码?|急诊号码?|就诊号码?|就诊卡号?|诊疗卡号?|检查号码?|检查编号|影像号码?|放射号|超声号|病理号|"
     r"登记号|医保卡?号?码?|社保卡?号?码?|社会保障号码?|条码号?|标本号|样本号|申请单?号|报告编?号|流水号|患者编?号|患者ID|病人ID|病人号|"
     r"ID号?|卡号|保单号码?|合同号|编号|序号|登记编号|住院编号|健康卡号?|新农合证?号|参保号|工号|CT号|MRI号|MR号|X线号|心电图号|内镜号"
 )
@@ -120,7 +151,7 @@ RULES: tuple[Rule, ...] = (
         border="digit",
     ),
     rule(Kind.NATIONAL_ID, r"\b([A-Z]{1,2}\d{6}\([0-9A]\))", border="digit"),
-    rule(Kind.SSN, r"(\d{3}-\d{2}-\d{4})", border="digit", accept=checks.social_security),
+    rule(Kind.SSN, r"(\d{3}-\d{2}-\d{4})", border="digit"),
     rule(
         Kind.SSN,
         r"(?i:\b(?:ssn|ss[ ]?#|social[ ]security|soc[ ]sec)(?:[ ]?(?:number|no|#)\b\.?)?[ \t]*[:#=]?[ \t]*(?:is|was)?[ \t]*)"
@@ -132,7 +163,7 @@ RULES: tuple[Rule, ...] = (
         r"(?i:\b(?:ssn|social[ ]security)[^.\n]{0,40}(?:ending|last[ ](?:four|4)(?:[ ]digits)?)(?:[ ](?:in|with|of))?[: ]+)(\d{4})",
         border="digit",
     ),
-    rule(Kind.SSN, r"(\d{3} \d{2} \d{4})", border="digit", accept=checks.social_security),
+    rule(Kind.SSN, r"(\d{3} \d{2} \d{4})", border="digit"),
     rule(Kind.BANK_CARD, r"(\d(?:[ -]?\d){12,18})", border="digit", accept=checks.bank_card),
     rule(
         Kind.BANK_CARD,
@@ -148,15 +179,15 @@ RULES: tuple[Rule, ...] = (
     rule(Kind.PASSPORT, r"([HM]\d{8}(?:\d{2})?)"),
     *_labelled(
         Kind.LICENSE,
-        r"licen[cs]e\b|dl[ ]?#|dea\b|badge\b|employee[ ]id\b",
+        r"licen[cs]e\b|dl\b|dea\b|gmc\b|nmc\b|badge\b|employee[ ]id\b|lic\b\.?|state[ ]id\b|medical[ ]council\b|pin\b|registration\b",
         r"执业证书?编?号?码?|资格证书?编?号?码?|驾驶证号?码?|驾照号?码?|证书编?号",
         weak=r"lic|certificate|cert|registration|employee",
     ),
     *_labelled(
         Kind.DEVICE,
-        r"serial\b|s/n\b|sn\b|device[ ]id\b|udi\b|imei\b",
-        r"序列号|设备号|设备编号|器械编号|出厂编号|机身号|批号",
-        weak=r"lot|device|implant|model|pump|generator",
+        r"serial\b|ser\b\.?|s/n\b|sn\b|device[ ]id(?:entifier)?\b|udi(?:-di|-pi)?\b|imei\b|gtin\b|asset\b(?:[ ]tag)?|device[ ]identifier",
+        r"序列号|设备号|设备编号|器械编号|出厂编号|机身号|机身编号|机器编?号|仪器编?号|产品编?号|植入物编?号|起搏器编?号|泵编?号|呼吸机编?号|条形码|唯一标识|资产编?号|批号|SN码?",
+        weak=r"lot|device|implant|model|pump|generator|pacemaker|icd|lead|monitor|scanner|unit|valve|stent|machine|ventilator|catalog(?:ue)?|cat|ref|part",
     ),
     *_labelled(Kind.MRN, _RECORD, _RECORD_ZH, weak=_WEAK_RECORD),
     rule(Kind.MRN, r"(?i:\bmrn)[ \t]*[:#]?[ \t]*([A-Z]{1,4}[- ]?\d{3,})"),
@@ -201,6 +232,68 @@ RULES: tuple[Rule, ...] = (
         r"车牌号?码?|车架号",
         code=r"([A-Z0-9]{2,8}(?:[- ][A-Z0-9]{2,5})?|[A-HJ-NPR-Z0-9]{17})",
     ),
+    rule(
+        Kind.PLATE,
+        r"(?i:\b(?:plates?|registration|reg|tag|vehicle|car|truck|van|sedan|suv|taxi|motorcycle|vin|driving|drove)\b[^\n.;]{0,25}?\b)((?i:[A-Z]{1,3}[- ]?\d{1,4}[- ]?[A-Z]{0,3}|\d{1,4}[- ]?[A-Z]{1,3}[- ]?\d{0,4}|[A-Z0-9]{5,8})|[A-HJ-NPR-Z0-9]{17})",
+        accept=_mixed,
+    ),
+    rule(
+        Kind.DEVICE,
+        r"(?i:(?:\b(?:device|machine|cart|recorder|equipment|scanner|analy[sz]er|implant|generator|lead|valve|stent|prosthesis|graft|pump|pacemaker|icd|monitor|system|s/n|sn)\b|设备|仪器|机器|机号|主机|机型|监护仪|心电图机|记录仪|除颤仪|支架|假体)"
+        r"[^\n.;，。]{0,40}?[ :(#：])([A-Za-z]{0,6}[-/]?\d[A-Za-z0-9]*(?:[-/][A-Za-z0-9]+)*)",
+        accept=_long_code,
+    ),
+    rule(Kind.DEVICE, r"(\(01\)\d{14}(?:\(\d{2}\)[A-Za-z0-9-]{2,20})*)", border="none"),
+    rule(Kind.PHONE, r"(\(?0\d{2,4}\)?[ -]\d{3,4}[ -]?\d{3,4})", border="digit"),
+    rule(Kind.PHONE, r"(?i:\b(?:ext(?:ension)?|pager|beeper|bleep|extn)\b\.?[ ]?[:#]?[ ]?)(\d{3,6})", border="digit"),
+    rule(Kind.PHONE, r"\b(x[ ]?\d{4,5})"),
+    rule(Kind.PHONE, r"(?:分机号?|内线|短号|小号)[:： 为]{0,2}(\d{3,6})", border="digit"),
+    rule(Kind.PHONE, r"(0\d{10})", border="digit"),
+    rule(Kind.PHONE, r"(00\d{1,3}[ -]?\d{2,4}(?:[ -]?\d{3,4}){2})", border="digit"),
+    rule(
+        Kind.IP,
+        r"(?i:((?:[0-9a-f]{1,4}:){3,7}:?(?:[0-9a-f]{1,4}(?::[0-9a-f]{1,4})*)?|[0-9a-f]{1,4}(?::[0-9a-f]{1,4})*::(?:[0-9a-f]{1,4}(?::[0-9a-f]{1,4})*)?))",
+    ),
+    rule(
+        Kind.WARD,
+        r"(?i:\b((?:ward|room|rm|bed|bay|cubicle|suite|bldg|building|pod)\b\.?[ ]?(?:no\.?|number|#|:)?[ ]?[A-Za-z]?-?\d{1,4}[A-Za-z]?(?:[-/]\d{1,3}[A-Za-z]?|[-/][A-Za-z])?(?:[ ](?:north|south|east|west|[nsew])\b)?"
+        r"(?:,?[ ](?:bed|bay|room|rm)\b[ ]?(?:no\.?|#|:)?[ ]?[A-Za-z]?-?\d{0,4}[A-Za-z]?)?))",
+    ),
+    rule(
+        Kind.WARD,
+        r"(\b\d{1,2}[ -]?(?:North|South|East|West|NORTH|SOUTH|EAST|WEST)\b(?:[ ,]{1,2}(?i:bed|room)[ ]?\d{1,4}[A-Z]?)?)",
+    ),
+    rule(
+        Kind.WARD,
+        r"(?i:\b((?:ward|unit|floor|icu|micu|sicu|ccu|nicu|picu|er|ed|pacu)[ ](?:bed|bay|room)[ ]?#?[ ]?\d{1,3}[a-z]?))",
+    ),
+    rule(Kind.WARD, r"(?i:\b((?:unit|floor|level)[ ]\d{1,2}[a-z]|\d{1,2}(?:st|nd|rd|th)[ ]floor)\b)"),
+    rule(
+        Kind.WARD,
+        r"(?i:\b(?:ward|unit)[ ])([{U}][{L}]{2,}|[0-9]{1,2}[A-Z]?)",
+        accept=lambda text: text[0].isdigit() or text.lower() not in words("not_names_en") | words("ordinary_en"),
+    ),
+    rule(Kind.WARD, r"(\b[A-Z]\d{1,2}[ ](?i:ward|bed)\b(?:[ ]?\d{1,3})?)"),
+    rule(
+        Kind.WARD,
+        r"((?:[一二三四五六七八九十0-9A-Z]{1,3}(?:号楼|楼|层|区|病区|病室|病房|号病房|室))?(?:\p{Han}{1,8}(?:科|中心|ICU))?(?:[一二三四五六七八九十0-9A-Z]{1,3}(?:病区|病室|病房|号病房|区|层|楼))?(?:[东西南北]区)?[,， ]?[0-9A-Z+加-]{1,5}[ ]?(?:号床|床位|床))",
+        border="none",
+        accept=_number(1),
+    ),
+    rule(
+        Kind.WARD,
+        r"((?:\p{Han}{1,8}科)?[一二三四五六七八九十0-9A-Z]{1,3}(?:病区|病室|病房|号病房|护理单元)(?:[东西南北]区)?)",
+        border="none",
+    ),
+    rule(
+        Kind.WARD,
+        r"(?:床号|床位号?|病床号?|病区|病房号?|房号|病室)[:：为 ]{1,3}([\p{Han}A-Z0-9+-]{1,12})",
+        border="none",
+    ),
+    rule(Kind.NUMBER, r"([A-Z]{1,6}[-/]?\d[A-Z0-9]*(?:[-/][A-Z0-9]+)*)", accept=_bare_code),
+    rule(Kind.NUMBER, r"(\d{2,}[A-Z]{1,3}\d{2,}[A-Z0-9]*|\d{1,}-[A-Z]{1,4}-\d{3,})", accept=_number(5)),
+    rule(Kind.NUMBER, r"(\d{7,20})(?:[^\d.%]|$)", border="digit", accept=_bare_number),
+    rule(Kind.NUMBER, r"(\d{2,6}(?:-\d{2,6}){2,4})", accept=_number(6)),
     rule(
         Kind.ACCOUNT,
         r"(?i:(?:微信号?|wechat(?:[ ]id)?|QQ号?码?|weixin|支付宝(?:账号)?|user(?:name|[ ]?id)|login|skype|twitter|instagram|telegram|handle|line[ ]id)"

@@ -14,7 +14,8 @@ from curation.deid.structured import structured
 from curation.deid.words import words
 
 # A found value of these kinds is an identifier wherever else it stands in the note.
-_REPEATED = frozenset(Kind) - {Kind.DATE, Kind.AGE}
+# (Names are their detectors' own: "Parkinson" may be a person and a disease in one note.)
+_REPEATED = frozenset(Kind) - {Kind.DATE, Kind.AGE, Kind.NAME}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +47,9 @@ def redact(text: str, shift_days: int, known: Iterable[tuple[Kind, str]] = ()) -
 def known_identifiers(patient: dict[str, object]) -> list[tuple[Kind, str]]:
     """What a patient's structured record says that must not stand in the text: field name → kind."""
     kinds = {
-        "name": Kind.NAME, "mrn": Kind.MRN, "id": Kind.MRN, "patient_id": Kind.MRN, "phone": Kind.PHONE, "email": Kind.EMAIL,
-        "address": Kind.ADDRESS, "ssn": Kind.SSN, "national_id": Kind.NATIONAL_ID, "insurance": Kind.MRN,
+        "name": Kind.NAME, "mrn": Kind.MRN, "id": Kind.MRN, "patient_id": Kind.MRN, "phone": Kind.PHONE,
+        "email": Kind.EMAIL, "address": Kind.ADDRESS, "ssn": Kind.SSN, "national_id": Kind.NATIONAL_ID,
+        "insurance": Kind.MRN,
     }  # fmt: skip
     found: list[tuple[Kind, str]] = []
     for field, value in patient.items():

@@ -20,7 +20,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from curation.deid import dicom
-from curation.deid.dicom import Unsafe
+from curation.deid.dicom import UnsafeError
 from curation.deid.keys import PseudonymKey
 from curation.deid.recordings import clean_csv, clean_edf
 from curation.deid.text import known_identifiers, redact
@@ -200,7 +200,7 @@ def _patient(
         name = _STEMS[path.suffix.lower()] + (f"-{number}" if number > 1 else "") + path.suffix.lower()
         try:
             output, verdict = handler(path.read_bytes(), patient, key, roster)
-        except Unsafe as problem:
+        except UnsafeError as problem:
             yield _held(patient.pseudonym, name, problem.reason)
             continue
         except Exception as problem:  # any message may quote the patient's data: only its type is told
@@ -234,7 +234,7 @@ def _note(data: bytes, patient: _Patient, _key: PseudonymKey, roster: Roster) ->
         try:
             text = data.decode("gb18030")
         except UnicodeDecodeError:
-            raise Unsafe("unreadable") from None
+            raise UnsafeError("unreadable") from None
     result = redact(text, patient.days, known_identifiers(patient.record))
     found = [(span.kind.value, text[span.start : span.end]) for span in result.spans]
     return result.text.encode(), validate_text(text, result.text, found, patient.record, roster)

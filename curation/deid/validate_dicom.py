@@ -11,10 +11,10 @@ from curation.deid.validate import Verdict, known_values, scan, validate_known
 
 # Parts of attribute names whose values speak about persons, places or items; judged apart from the redaction's tables.
 _IDENTIFYING = (
-    "PatientID", "PatientName", "OtherPatient", "BirthName", "Address", "Telephone", "Physician", "Operator", "Institution",
-    "AccessionNumber", "StudyID", "StationName", "SerialNumber", "MothersMaiden", "MilitaryRank", "Insurance", "Comments",
-    "Occupation", "Religious", "RegionOfResidence", "Country", "AdmissionID", "RequestingService", "PlacerOrder", "FillerOrder",
-    "PersonName", "History",
+    "PatientID", "PatientName", "OtherPatient", "BirthName", "Address", "Telephone", "Physician", "Operator",
+    "Institution", "AccessionNumber", "StudyID", "StationName", "SerialNumber", "MothersMaiden", "MilitaryRank",
+    "Insurance", "Comments", "Occupation", "Religious", "RegionOfResidence", "Country", "AdmissionID",
+    "RequestingService", "PlacerOrder", "FillerOrder", "PersonName", "History",
 )  # fmt: skip
 _SKIPPED_TEXT = frozenset({"PatientID", "PatientName", "DeidentificationMethod"})
 
@@ -30,7 +30,9 @@ def validate_dicom(
     """Judge a file: no known value in its bytes, no private element, the method stated, the pixels untouched."""
     pixels = bytes(output.PixelData) if "PixelData" in output else b""
     header = written.replace(pixels, b"") if pixels else written
-    known = {*_identifying(original), *known_values(patient)}
+    # A maker's name says nothing about a patient, even where it was also entered as the institution.
+    makers = " ".join(str(original.get(keyword, "")) for keyword in ("Manufacturer", "ManufacturerModelName"))
+    known = {*(value for value in _identifying(original) if value not in makers), *known_values(patient)}
     verdict = validate_known(original_length, header, known - {pseudonym}, length=len(written))
     uids = {str(value) for element in _walk(original) if element.VR == "UI" for value in _values(element)}
     kept = {str(value) for element in _walk(output) if element.VR == "UI" for value in _values(element)}
