@@ -47,11 +47,12 @@ def _read(view: View) -> list[Reading]:
         elif package.version != version:
             differences.append(f"{name} {package.version} is installed, {version} is locked")
     for gpu in log.gpus:
-        if gpu.fabric_state is None or gpu.fabric_status is None:
+        if gpu.fabric_state is None or (gpu.fabric_state == "Completed" and gpu.fabric_status is None):
             # N/A is what a GPU without NVSwitch says; on a declared fabric it is no answer.
             raise NotRun(f"{device(gpu)} gives no fabric state")
+        # Before the state is Completed there is no status yet.
         if (gpu.fabric_state, gpu.fabric_status) != ("Completed", "Success"):
-            differences.append(f"{device(gpu)}: fabric {gpu.fabric_state} / {gpu.fabric_status}")
+            differences.append(f"{device(gpu)}: fabric {gpu.fabric_state} / {gpu.fabric_status or 'N/A'}")
     shown = "; ".join(differences[:4]) + ("; …" if len(differences) > 4 else "")
     return [Reading("", len(differences), shown or f"{wanted}, fabric Completed / Success on {len(log.gpus)} GPUs")]
 

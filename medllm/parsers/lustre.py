@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 _NAME = re.compile(r"^(\S{1,8})-([0-9a-f]{8,16}) (/\S*)$")
 _SERVER = re.compile(r"^(\S+-(?:MDT|OST)[0-9a-f]{4}-(?:mdc|osc)-[0-9a-f]+|MGC\S+):? (.+?)\.?$")
+# llapi_error() of lustre/utils/liblustreapi.c, for a target that does not answer.
+_DEAD = re.compile(r"^(?:lfs check: )?error: check '(\S+)': (.+)$")
 _WRITTEN = re.compile(r"^written=([0-9a-f]{64}) read=([0-9a-f]{64}) seconds=(\d+\.\d+)$")
 
 
@@ -24,10 +26,10 @@ def parse_getname(text: str) -> dict[str, str]:
 
 
 def parse_servers(text: str) -> dict[str, str]:
-    """State by server target, as `active`."""
+    """State by server target: `active`, or what the tool says of one that does not answer."""
     servers = {}
     for number, line in enumerate(text.splitlines(), 1):
-        found = _SERVER.match(line)
+        found = _DEAD.match(line) or _SERVER.match(line)
         if not found:
             raise ValueError(f"lfs check servers, line {number}: {line!r} names no target")
         servers[found[1]] = found[2]

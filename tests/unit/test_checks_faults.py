@@ -194,6 +194,20 @@ FAULTS: list[tuple[str, str, dict[str, object], Outcome, str]] = [
         "Insufficient Resources",
     ),
     (
+        "driver_fabricmanager_match",
+        QUERY,
+        {"stdout": query_xml().replace("<state>Completed", "<state>In Progress").replace(">Success<", ">N/A<")},
+        Outcome.FAIL,
+        "fabric In Progress / N/A",
+    ),
+    (
+        "driver_fabricmanager_match",
+        QUERY,
+        {"stdout": query_xml().replace(">Success<", ">N/A<", 1)},
+        Outcome.NOT_RUN,
+        "no fabric state",
+    ),
+    (
         "lustre_readiness",
         "write and read back",
         {"rc": None, "error": "timed out after 10 s"},

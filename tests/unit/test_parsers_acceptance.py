@@ -97,6 +97,10 @@ def test_lustre_answers() -> None:
     text = "lustre-MDT0000-mdc-ffff880232f40800 active.\nlustre-OST0001-osc-ffff880232f40800: inactive.\n"
     states = lustre.parse_servers(text)
     assert list(states.values()) == ["active", "inactive"]
+    dead = "lfs check: error: check 'lustre-OST0000-osc-ffff880232f40800': Resource temporarily unavailable (11)\n"
+    assert lustre.parse_servers(dead) == {
+        "lustre-OST0000-osc-ffff880232f40800": "Resource temporarily unavailable (11)"
+    }
 
 
 def test_slurm_answers() -> None:
