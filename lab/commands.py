@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -114,3 +115,16 @@ def shell(
     words = [shlex.join(given)] if given else []
     line = ssh_command(target, *words, tty=not given and sys.stdin.isatty())
     os.execvp(line[0], line)
+
+
+@app.command("run")
+def run_main_job(
+    first: Annotated[str | None, typer.Option("--from", help="Begin at this stage; those before it are done.")] = None,
+    record: Annotated[Path | None, typer.Option(help="Write the times and the memory here too, as JSON.")] = None,
+    as_json: Json = False,
+) -> None:
+    """The main job, end to end: lab, bring-up, data, training, acceptance."""
+    from lab import pipeline
+
+    code = pipeline.run_main_job(Path(__file__).parents[1], first=first, as_json=as_json, record=record)
+    raise typer.Exit(code)

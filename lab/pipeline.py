@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -108,12 +110,19 @@ class Pipeline:
 
     def _data(self) -> str:
         raw, clean, packed = (self.work / name for name in ("raw", "deid", DATASET))
+        # Made anew each time: same input and keys give the same bytes, so an unchanged data set is not sent again.
+        shutil.rmtree(self.work, ignore_errors=True)
         medllm = self.bin / "medllm"
-        self._call("data", [medllm, "data", "sample", raw, "--force"])
-        self._call("data", [medllm, "data", "deid", raw, clean, "--force"], append=True)
-        self._call("data", [medllm, "data", "pack", clean, packed, "--force"], append=True)
-        self._call("data", [medllm, "data", "verify", packed], append=True)
-        output = self._call("data", [medllm, "data", "publish", packed, DATASET, "-i", INVENTORY], append=True)
+        commands: list[list[str | Path]] = [
+            [medllm, "data", "sample", raw],
+            [medllm, "data", "deid", raw, clean],
+            [medllm, "data", "pack", clean, packed],
+            [medllm, "data", "verify", packed],
+            [medllm, "data", "publish", packed, DATASET, "-i", INVENTORY],
+        ]
+        output = ""
+        for command in commands:
+            output = self._call("data", command, append=command is not commands[0])
         return _last_line(output)
 
     def _training(self) -> str:
@@ -153,13 +162,13 @@ class Pipeline:
 
     def _acceptance(self) -> str:
         command: list[str | Path] = [
-            self.bin / "medllm", "accept", "run", "-i", INVENTORY, "--dataset", DATASET, "--run", RUN, "--json",
+            self.bin / "medllm", "accept", "run", "-i", INVENTORY, "--dataset", DATASET, "--run", RUN,
         ]  # fmt: skip
         output = self._call("acceptance", command)
-        dossier = json.loads(output[output.index("{") :])
-        self.report.dossier = dossier["html"]
-        counts = ", ".join(f"{count} {name}" for name, count in sorted(dossier["counts"].items()) if count)
-        return f"{dossier['verdict']}: {counts}"
+        self.report.dossier = _last_line(output).removeprefix("dossier: ")
+        items = json.loads(Path(self.report.dossier).with_name("dossier.json").read_text())["items"]
+        words = Counter(_word(item["outcome"], item["evidence"]) for item in items)
+        return ", ".join(f"{count} {word}" for word, count in sorted(words.items()))
 
     def _ansible(self) -> dict[str, str]:
         environment = {"ANSIBLE_CONFIG": str(self.repository / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
@@ -283,6 +292,11 @@ def _last_step(metrics: Path) -> int:
         return 0
     whole = [line for line in lines if line.endswith("\n")]
     return int(json.loads(whole[-1])["step"]) if whole else 0
+
+
+def _word(outcome: str, evidence: str) -> str:
+    """As the dossier prints it: a pass on simulated evidence rehearsed the procedure and proves no hardware."""
+    return "REHEARSED" if (outcome, evidence) == ("PASS", "simulated") else outcome
 
 
 def _last_line(output: str) -> str:

@@ -14,10 +14,10 @@ Place = Literal["mount", "set_param", "setstripe", "invalid"]
 # mount.lustre(8), client options.
 _CLIENT = {
     "flock", "localflock", "noflock", "lazystatfs", "nolazystatfs", "user_xattr", "nouser_xattr", "checksum",
-    "nochecksum", "lruresize", "nolruresize", "always_ping", "noalways_ping", "32bitapi", "verbose", "noverbose",
+    "nochecksum", "lruresize", "nolruresize", "always_ping", "32bitapi", "verbose", "noverbose",
     "user_fid2path", "nouser_fid2path", "encrypt", "noencrypt",
 }  # fmt: skip
-_CLIENT_WITH_VALUE = {"network", "exclude", "retry", "fileset", "skpath", "mgssec", "svname"}
+_CLIENT_WITH_VALUE = {"network", "exclude", "retry", "skpath", "mgssec"}
 # mount(8), options of any file system.
 _GENERIC = {
     "_netdev", "auto", "noauto", "atime", "noatime", "diratime", "nodiratime", "relatime", "norelatime", "strictatime",
