@@ -334,6 +334,9 @@ def _say(problem: BaseException) -> str:
         return "it refuses our key"
     if isinstance(problem, TimeoutError):
         return "no answer"
+    # What paramiko says of a machine whose kernel takes the connection while its SSH server is stuck.
+    if "No existing session" in str(problem) or "banner" in str(problem):
+        return "it takes the connection and then says nothing"
     errors: Any = getattr(problem, "errors", None)
     if isinstance(errors, dict) and errors:
         problem = next(iter(errors.values()))

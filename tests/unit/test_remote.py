@@ -165,7 +165,7 @@ def test_a_hung_host_ends_at_the_deadline(hung: Machine) -> None:
         result = remote.run("true", deadline_s=1.5)
     assert time.monotonic() - begin < 4
     assert result.rc is None
-    assert result.error
+    assert "says nothing" in str(result.error) or "timed out" in str(result.error)
 
 
 def test_a_hung_host_does_not_delay_the_others(machine: Machine, hung: Machine) -> None:
