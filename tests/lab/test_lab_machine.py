@@ -175,6 +175,19 @@ def test_each_fault_clears_on_what_it_says(machine: Node) -> None:
         assert current == hardware.healthy(machine.name)
 
 
+def test_a_dead_fabric_manager_is_logged_and_healed(machine: Node) -> None:
+    unit = "/run/systemd/system/nvidia-fabricmanager.service"
+    _inside("sh", "-c", f"printf '[Service]\\nExecStart=/bin/sleep 600\\n' > {unit}; systemctl daemon-reload")
+    _inside("systemctl", "start", "nvidia-fabricmanager.service")
+    died = faults.inject(machine, "fabric_manager_dead", None)
+    assert [line.split()[1] for line in died] == ["sleep"]
+    assert _inside("systemctl", "is-failed", "nvidia-fabricmanager.service") == "failed"
+    assert "SXid (PCI:0000:0d:00.0): 20034, Fatal" in _inside("journalctl", "-k", "-b", "--no-pager")
+    assert faults.heal(machine) == ["fabric_manager_dead"]
+    assert _inside("systemctl", "is-active", "nvidia-fabricmanager.service") == "active"
+    _inside("systemctl", "stop", "nvidia-fabricmanager.service")
+
+
 def test_an_evicted_client_cannot_write_until_it_is_healed(machine: Node) -> None:
     write = "date > /mnt/toy/.lab-test && rm /mnt/toy/.lab-test"
     _inside("sh", "-c", "mkdir -p /mnt/toy && mount --bind /run/lab/lustre-backing /mnt/toy")
