@@ -16,7 +16,7 @@ from medllm.errors import UserError, user_error
 from medllm.files import cache_dir
 
 PACKAGES = (
-    "aardvark-dns", "apt-utils", "dpkg-dev", "git", "gnupg", "iptables", "mmdebstrap", "netavark", "openssh-client",
+    "aardvark-dns", "apt-utils", "dpkg", "git", "gnupg", "iproute2", "iptables", "mmdebstrap", "netavark", "openssh-client",
     "openssl", "podman", "rsync", "runc", "shellcheck", "uidmap",
 )  # fmt: skip
 

@@ -85,8 +85,10 @@ class Cpu(Strict):
 
 
 class Limits(Strict):
+    """Per-process limits of services and jobs: open files, and locked memory in KiB or `unlimited`."""
+
     nofile: Annotated[int, Field(ge=1024, le=1_073_741_816)]
-    memlock: Literal["unlimited"]
+    memlock: Literal["unlimited"] | Annotated[int, Field(ge=64, le=1_073_741_824)]
 
 
 class Fabric(Strict):

@@ -93,6 +93,12 @@ def _hosts(site: Site, refuse: Refuse) -> None:
 
 
 def _fabric(site: Site, refuse: Refuse) -> None:
+    if site.trainer_accelerator != "cpu" and site.limits.memlock != "unlimited":
+        refuse(
+            ("limits", "memlock"),
+            "RDMA registers memory; under a limit NCCL falls to TCP silently (nvidia-container-toolkit #2037)",
+            "write unlimited",
+        )
     for device, count in Counter(site.fabric.hcas).items():
         if count > 1:
             refuse(("fabric", "hcas"), f"{device!r} is listed {count} times", "list each device once")

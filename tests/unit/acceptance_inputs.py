@@ -173,7 +173,7 @@ def good(of: Site) -> dict[str, dict[str, str]]:
     data = DataSet()
     manifest = {MANIFEST_NAME: data.manifest, SIGNATURE_NAME: data.signature, "data.pub": data.key}
     query = {"nvidia-smi -q -x": query_xml()}
-    answers = "".join(f"node={host.name} memlock=unlimited gpus={of.gpu.per_node}\n" for host in of.gpu_nodes)
+    answers = "".join(f"node={host.name} memlock={of.limits.memlock} gpus={of.gpu.per_node}\n" for host in of.gpu_nodes)
     servers = "medllm-MDT0000-mdc-ffff880232f40800 active.\nmedllm-OST0000-osc-ffff880232f40800 active.\n"
     return {
         "gpu_count": {"nvidia-smi -L": listing()},

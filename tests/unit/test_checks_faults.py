@@ -265,9 +265,9 @@ FAULTS: list[tuple[str, str, dict[str, object], Outcome, str]] = [
     (
         "job_memlock",
         "srun",
-        {"stdout": TEXT["job_memlock"]["srun"].replace("unlimited", "8192", 1)},
+        {"stdout": TEXT["job_memlock"]["srun"].replace("8192", "4096", 1)},
         Outcome.FAIL,
-        "node1 8192 KiB",
+        "node1 4096 KiB",
     ),
     (
         "job_memlock",
