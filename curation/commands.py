@@ -52,9 +52,9 @@ def sample(destination: Path, as_json: Json = False) -> None:
 
 @app.command()
 def deid(source: Path, destination: Path, as_json: Json = False) -> None:
-    """De-identify a raw tree and validate the result; what does not pass is held back with a reason and stays in SOURCE.
+    """De-identify a raw tree and validate the result; what does not pass is held back, with a reason.
 
-    Exit code 0 also when files were held back: none of them is in DESTINATION.
+    Exit code 0 also when files were held back: none of them is in DESTINATION, each still is in SOURCE.
     """
     from curation.deid.keys import load_pseudonym_key
     from curation.deid.tree import deidentify_tree

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from medllm.errors import user_error
 from medllm.manifest import MANIFEST_NAME, SIGNATURE_NAME, public_key_pem, sha256_file, verify_manifest
-from medllm.remote import Remote
+from medllm.remote import Remote, RemoteError
 from medllm.site import Site
 
 _DEADLINE_S = 60
@@ -61,6 +61,13 @@ def publish(
     size = sum(entry.size for entry in manifest.files.values())
     patience = _DEADLINE_S + size / _BYTES_PER_SECOND
     with Remote(host) as remote:
+        mount = site.lustre.mount_point
+        if target.startswith(f"{mount}/"):
+            mounted = remote.run(f"mountpoint -q {shlex.quote(mount)}", deadline_s=_DEADLINE_S)
+            if not mounted.ok:
+                raise RemoteError(
+                    host.name, mounted.error or f"{mount} is not mounted: run `ansible-playbook site.yml`"
+                )
         # A quiet check against the hashes that were verified here: nothing of ours need be installed there.
         check = (
             "sha256sum --check --quiet --strict --status - && "

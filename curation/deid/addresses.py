@@ -100,7 +100,8 @@ def addresses(note: Note) -> Iterator[Span]:
         if any(
             unknown(token.removesuffix("'s")) or is_surname(token) or token.startswith("St") for token in tokens[:-1]
         ):
-            yield Span(*match.span(1), Kind.FACILITY)
+            start, end = match.span(1)
+            yield Span(start, end, Kind.FACILITY)
     for start, end, tag in places(view):
         word = view[start:end]
         if tag == "ORG" and not word.endswith(_ORGANISATION):

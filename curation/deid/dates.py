@@ -55,7 +55,9 @@ def _mdy(match: Any, days: int) -> str | None:
     if moved is None:
         return None
     parts = [f"{moved.month:0{len(month)}d}", f"{moved.day:0{len(day)}d}"]
-    return separator.join([*(reversed(parts) if day_first else parts), f"{moved.year:04d}"[-len(year) :]])
+    if day_first:
+        parts.reverse()
+    return str(separator).join([*parts, f"{moved.year:04d}"[-len(year) :]])
 
 
 def _compact(match: Any, days: int) -> str | None:
@@ -114,7 +116,7 @@ def _year(match: Any, days: int) -> str | None:
 
 def _han_year(match: Any, days: int) -> str | None:
     year = _year(match, days)
-    return year and f"{year}年"
+    return f"{year}年" if year else None
 
 
 def _digits(text: str) -> str:

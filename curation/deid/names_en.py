@@ -86,9 +86,6 @@ _NO_INITIALS = frozenset(("MD", "RN", "NP", "PA", "DO", "IV", "PO", "IM", "SC", 
 # A second name after a found one: "Drs. Patel and Nguyen", "Smith/Jones".
 _CHAIN = compiled(rf"^(?:,?[ ](?:and|&|or)[ ]|[ ]?/[ ]?|,[ ]|;[ ]|[ ]&[ ])(?:{_TITLE}[ ])?({_NAME})")
 _SINGLE = compiled(r"(?:^|[^{L}'-])([{U}][{L}]{2,})(?:[^{L}-]|$)")
-# Given names that are rather states and towns.
-_PLACES = frozenset("Virginia Georgia Austin Jordan Carolina Florence Charlotte Madison Sydney Paris Israel Dakota Savannah Brooklyn Washington Lincoln Houston Dallas Cleveland Kingston Wellington Geneva Lancaster York Boston Chelsea "
-                    "Holland Santiago Lima Ireland France England Kent Bradford Norwood Penrose Blake Vance Wells Lund Bern".split())  # fmt: skip
 _AFTERWARDS = compiled(rf"({_NAME})[ ]?(?:[,(]|[ ]-)[ ]?(?i:(?:his|her|the|pt'?s|patient'?s)[ ])?{_RELATIVE}\b")
 _QUOTED = compiled(rf"({_TOKEN}[ ][\"'(]{_TOKEN}[\"')](?:[ ]{_TOKEN})?)")
 # Generic drug names end like this.
@@ -115,7 +112,8 @@ def names_en(note: Note) -> Iterator[Span]:
     for pattern in (_INITIALS, _TYPIST, _DOTTED_INITIALS):
         for match in pattern.finditer(note.view):
             if "".join(filter(str.isupper, match.group(1))) not in _NO_INITIALS:
-                yield Span(*match.span(1), Kind.NAME)
+                start, end = match.span(1)
+                yield Span(start, end, Kind.NAME)
 
 
 def capitalised(view: str) -> tuple[str, bool]:
@@ -255,7 +253,13 @@ def _lone(tokens: list[str]) -> bool:
     """One word anywhere: a name of the lists that is no other word, place or eponym."""
     (token,) = tokens
     bare = token.capitalize()
-    if _ordinary(token.lower()) or bare in words("eponyms") or bare in _PLACES or _acronym(token) or len(token) < 4:
+    if (
+        _ordinary(token.lower())
+        or bare in words("eponyms")
+        or bare in words("places_en")
+        or _acronym(token)
+        or len(token) < 4
+    ):
         return False
     return _is_given(token) or (is_surname(token) and "-" not in token)
 
@@ -319,7 +323,7 @@ def _again(view: str, found: list[tuple[int, int]]) -> Iterator[Span]:
         if (
             len(token) < 3
             or token.lower() in words("not_names_en")
-            or (_ordinary(token.lower()) and not is_surname(token))
+            or (_ordinary(token.lower()) and not is_surname(token) and token.capitalize() not in words("eponyms"))
         ):
             continue
         for form in {token, token.upper(), token.capitalize()}:

@@ -128,9 +128,9 @@ def validate_known(original_length: int, output: bytes, known: Iterable[str], *,
     lower = output.lower()
     left = 0
     for value in values:
-        forms = {value, value.replace(" ", "^"), "^".join(reversed(value.split()))}
+        forms = {value, value.lower(), value.upper(), value.replace(" ", "^"), "^".join(reversed(value.split()))}
         left += any(
-            form.lower().encode(coding) in lower for form in forms for coding in ("utf-8", "gb18030", "utf-16-le")
+            form.encode(coding).lower() in lower for form in forms for coding in ("utf-8", "gb18030", "utf-16-le")
         )
     verdict.phi_counts["known_values"] = {"original": len(values), "redacted": left}
     return verdict

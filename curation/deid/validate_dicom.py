@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 
 from curation.deid.validate import Verdict, known_values, scan, validate_known
 
@@ -62,11 +63,7 @@ def _walk(dataset: Dataset) -> Iterator[Any]:
 def _values(element: Any) -> Iterable[Any]:
     if element.value is None or element.value == "" or element.VR == "SQ":
         return []
-    return (
-        [element.value]
-        if isinstance(element.value, str | bytes) or not hasattr(element.value, "__iter__")
-        else element.value
-    )
+    return element.value if isinstance(element.value, MultiValue) else [element.value]
 
 
 def _identifying(dataset: Dataset) -> Iterator[str]:
