@@ -66,7 +66,7 @@ def static_steps() -> list[Step]:
 
 def unit_steps() -> list[Step]:
     """Seconds each, no root. promtool's rule tests are among the unit tests."""
-    return [Step("unit tests", [*PYTEST, "tests/unit"])]
+    return [Step("unit tests", [*PYTEST, "-n", "auto", "tests/unit"])]
 
 
 def lab_steps(*, everything: bool) -> list[Step]:

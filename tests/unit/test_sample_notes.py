@@ -54,7 +54,9 @@ def test_spans_are_exact_ordered_and_of_every_kind(notes: list[dict[str, Any]]) 
         end = 0
         for span in note["spans"]:
             value = note["text"][span["start"] : span["end"]]
-            assert span["start"] >= end and value and value == value.strip(), (note["id"], span)
+            assert span["start"] >= end, (note["id"], span)
+            assert value, (note["id"], span)
+            assert value == value.strip(), (note["id"], span)
             end = span["end"]
             seen.add(span["kind"])
     assert seen == set(generate.KINDS)
@@ -81,7 +83,8 @@ def test_checked_numbers_are_well_formed_and_ages_are_over_89(notes: list[dict[s
                 assert pools.luhn(number[:-1]) == number, value
             elif span["kind"] == "CN_ID":
                 weighted = sum(int(char) * (2 ** (17 - place) % 11) for place, char in enumerate(value[:17]))
-                assert len(value) == 18 and value[17].upper() == "10X98765432"[weighted % 11], value
+                assert len(value) == 18, value
+                assert value[17].upper() == "10X98765432"[weighted % 11], value
             elif span["kind"] == "AGE_OVER_89":
                 assert int(value) > 89
 
