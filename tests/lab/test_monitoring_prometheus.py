@@ -109,7 +109,7 @@ def faults() -> Iterator[None]:
         subprocess.run([MEDLLM, "lab", *arguments], cwd=ROOT, check=True, capture_output=True, timeout=120)
 
     try:
-        lab("fault", "overheat", HOT, "gpu2")
+        lab("fault", "overheat", HOT, "2")
         lab("fault", "lustre_evicted", EVICTED)
         yield
     finally:
