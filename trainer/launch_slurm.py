@@ -62,8 +62,11 @@ class SlurmLauncher:
     def _refuse_second_job(self, mgmt: Remote, plan: Plan) -> None:
         name = job_name(plan.request.run)
         queued = mgmt.run(f"squeue --noheader --name={name} --format='%i %T'", deadline_s=_COMMAND_S).check()
-        if queued.stdout.strip():
-            job, _, state = queued.stdout.strip().splitlines()[0].partition(" ")
+        for line in queued.stdout.splitlines():
+            job, _, state = line.strip().partition(" ")
+            if state == "COMPLETING":
+                # Its ranks are gone; Slurm starts nothing on its nodes before it is cleaned up.
+                continue
             raise user_error(
                 f"job {job} trains run {plan.request.run!r} already ({state})",
                 f"wait for it, end it with `scancel {job}` (it writes a checkpoint first), or give another --run",
@@ -103,7 +106,7 @@ class SlurmLauncher:
             f"squeue --noheader --jobs={job} --format='%T %r' 2>/dev/null; echo --; "
             f"cat {_quote(exit_file)} 2>/dev/null; echo --; tail -n 1 {_quote(run / METRICS)} 2>/dev/null"
         )
-        answered, gone_since = time.monotonic(), 0.0
+        answered, over_since = time.monotonic(), 0.0
         while True:
             result = mgmt.run(poll, deadline_s=_COMMAND_S)
             now = time.monotonic()
@@ -114,15 +117,15 @@ class SlurmLauncher:
                 continue
             answered = now
             state, ended, newest = (part.strip() for part in result.stdout.split("--\n", 2))
-            if ended:
+            if ended and not state:
                 return int(ended)
-            if not state:
-                # Gone from the queue without its last word: killed by hand, or with its node.
-                gone_since = gone_since or now
-                if now - gone_since > _LEFT_S:
-                    return 1
+            if ended or not state:
+                # Its last word is there and it still holds its nodes, or it left without one: killed, or with its node.
+                over_since = over_since or now
+                if now - over_since > _LEFT_S:
+                    return int(ended or 1)
             else:
-                gone_since = 0.0
+                over_since = 0.0
                 progress.show(f"job {job} {state.removesuffix(' None').lower()}", parse_lines(newest))
             time.sleep(_POLL_S)
 
