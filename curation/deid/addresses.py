@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from curation.deid.kinds import Kind, Note, Span
-from curation.deid.names_en import capitalised, is_surname, unknown
+from curation.deid.names_en import capitalised, is_surname, is_unknown
 from curation.deid.names_zh import places
 from curation.deid.patterns import compiled
 
@@ -23,7 +23,7 @@ _STATE = (
 )
 _UNIT = r"(?:,?[ ]{0,2}(?:(?i:apt|apartment|suite|ste|unit|room|rm|floor|fl|bldg|building|lot|no)\b\.?[ ]?#?[ ]?|#[ ]?)[A-Za-z0-9-]{1,6}){0,2}"
 _POST = r"(?:\d{5}(?:-\d{4})?|[A-Z]{1,2}\d[A-Z0-9]?[ ]\d[A-Z]{2}|[A-Z]\d[A-Z][ ]\d[A-Z]\d)"
-_CITY = rf"(?:(?:,?[ \n]|,)[ ]?(?:Apt|Apartment|Suite|Unit|Flat)[ ]?[#]?[ ]?[A-Za-z0-9-]{{1,6}})?(?:,[ \n]{{0,2}}{_CAPITAL}(?:[ ]{_CAPITAL}){{0,2}}){{0,3}}(?:,?[ ]{_STATE}\b\.?)?(?:,?[ \n]{_POST})?"
+_CITY = rf"(?:(?:,?[ \n]|,)[ ]?(?:Apt|Apartment|Suite|Unit|Flat)[ ]?[#]?[ ]?[A-Za-z0-9-]{{1,6}})?(?:,[ \n]{{0,2}}{_CAPITAL}(?:[ ]{_CAPITAL}){{0,2}}){{0,3}}(?:,?[ ](?i:{_STATE})\b\.?)?(?:,?[ \n]{{1,2}}(?i:{_POST}))?(?:,[ ](?:USA|UK|Canada|Australia|Ireland|England|Scotland|Wales))?"
 _RULES = tuple((kind, compiled(pattern)) for kind, pattern in (
     (Kind.ADDRESS, rf"((?:^|\b)\d{{1,6}}[A-Za-z]?(?:-\d+)?[ ](?:(?:N|S|E|W|NE|NW|SE|SW|North|South|East|West)\b\.?[ ])?(?:(?:{_CAPITAL}|\d+(?:st|nd|rd|th))[ ]){{1,4}}{_SUFFIX}\b\.?{_UNIT}{_CITY})"),
     (Kind.ADDRESS, rf"(\b(?:P\.?[ ]?O\.?[ ])(?i:box)[ ]\d+{_CITY})"),
@@ -98,7 +98,7 @@ def addresses(note: Note) -> Iterator[Span]:
     for match in _NAMED_HOUSE.finditer(view):
         tokens = [token for token in match.group(1).split() if token[0].isupper()]
         if any(
-            unknown(token.removesuffix("'s")) or is_surname(token) or token.startswith("St") for token in tokens[:-1]
+            is_unknown(token.removesuffix("'s")) or is_surname(token) or token.startswith("St") for token in tokens[:-1]
         ):
             start, end = match.span(1)
             yield Span(start, end, Kind.FACILITY)

@@ -54,6 +54,9 @@ _WEAK = tuple(compiled(pattern) for pattern in (
     rf"(?:^|[^{{L}}])(?i:{_ROLE})[ ]{{0,3}}[:=|]?[ \t]*\n[ \t]*(?:{_TITLE}[ ])?({_LAST_FIRST}|{_FULL})",
     rf"(?i:\b{_RELATIVE}),?[ ](?:\(|is[ ]|named[ ]|called[ ])?({_NAME})",
     rf"(?i:\b(?:{_BY})[ ])(?:{_TITLE}[ ])?({_LAST_FIRST}|{_NAME})",
+    rf"(?:^|\n)[ \t*-]*[A-Za-z][A-Za-z /'().-]{{1,32}}[:=][ \t]*(?:{_TITLE}[ ])?({_FULL}|{_LAST_FIRST})[ \t]*(?:$|\n|[,;(|/])",
+    rf"({_NAME})[ ](?:will|called|agreed|says|said|reports|reported|notified|aware|stated|states|updated|advised|recommended|recommends|requests|requested|concurs|agrees|wants|asked|asks|signed|documented|performed|dictated|visits|visited|"
+    r"lives|works|drove|brought|was[ ]present|was[ ]called|was[ ]paged|was[ ]notified|is[ ]aware|is[ ]the|at[ ](?:the[ ])?bedside|has[ ]been[ ]informed|understands|verbalized|prefers|answered|confirmed|phoned|telephoned)\b",
     rf"(?i:\b(?:dear|hi|hello|sincerely,?|regards,?|thanks,?)\s{{1,3}})({_NAME})",
 ))  # fmt: skip
 _ANY = compiled(rf"(?:^|[^{{L}}])({_FULL})")
@@ -178,7 +181,7 @@ def _trim(view: str, start: int, end: int, uniform: bool) -> tuple[int, int] | N
                 uniform
                 and last > start
                 and len(word) > 1
-                and not (_is_given(bare) or (is_surname(bare) and not _ordinary(word)))
+                and not (is_given(bare) or (is_surname(bare) and not _ordinary(word)))
             ):
                 # Where every word is written alike, only a known name goes on; one more unknown word may.
                 if _ordinary(word) or place != last + 1 or previous == "?":
@@ -199,7 +202,7 @@ def _tokens(name: str) -> list[str]:
     return [token for token in split if token and token[0].isupper()]
 
 
-def _is_given(token: str) -> bool:
+def is_given(token: str) -> bool:
     return token in words("given_names_en") or token.capitalize() in words("given_names_en")
 
 
@@ -223,7 +226,7 @@ def _ordinary(word: str) -> bool:
     )
 
 
-def unknown(token: str) -> bool:
+def is_unknown(token: str) -> bool:
     """A capitalised word that no list knows, as rare surnames are."""
     parts = token.replace("'", "-").split("-")
     return (
@@ -242,8 +245,8 @@ def _any(tokens: list[str]) -> bool:
 def _likely(tokens: list[str]) -> bool:
     """After a label: a known name, a word that no list knows, or an initial with such a word."""
     return any(
-        _is_given(token)
-        or unknown(token)
+        is_given(token)
+        or is_unknown(token)
         or (is_surname(token) and not _acronym(token) and (len(tokens) > 1 or not _ordinary(token.lower())))
         for token in tokens
     )
@@ -261,7 +264,7 @@ def _lone(tokens: list[str]) -> bool:
         or len(token) < 4
     ):
         return False
-    return _is_given(token) or (is_surname(token) and "-" not in token)
+    return is_given(token) or (is_surname(token) and "-" not in token)
 
 
 def _plausible(tokens: list[str]) -> bool:
@@ -269,8 +272,8 @@ def _plausible(tokens: list[str]) -> bool:
     if _known(tokens):
         return True
     return any(
-        ((unknown(first) or len(first) == 1) and unknown(second))
-        or (unknown(first) and is_surname(second) and not _acronym(second))
+        ((is_unknown(first) or len(first) == 1) and is_unknown(second))
+        or (is_unknown(first) and is_surname(second) and not _acronym(second))
         for first, second in itertools.pairwise(tokens)
     )
 
@@ -279,7 +282,7 @@ def _known(tokens: list[str]) -> bool:
     """Anywhere: a known given name before another name, or an initial or a known name before a known surname."""
     for first, second in itertools.pairwise(tokens):
         if (
-            _is_given(first)
+            is_given(first)
             and (len(second) > 1 or len(tokens) > 2)
             and not _acronym(second)
             and not (_ordinary(second.lower()) and not is_surname(second))
@@ -291,11 +294,11 @@ def _known(tokens: list[str]) -> bool:
             and not _acronym(second)
         ):
             return True
-    return len(tokens) >= 2 and is_surname(tokens[0]) and _is_given(tokens[1])
+    return len(tokens) >= 2 and is_surname(tokens[0]) and is_given(tokens[1])
 
 
 def _acronym(token: str) -> bool:
-    return token.isupper() and 1 < len(token) <= 4 and not (_is_given(token) or is_surname(token))
+    return token.isupper() and 1 < len(token) <= 4 and not (is_given(token) or is_surname(token))
 
 
 def _is_term(view: str, start: int, end: int, tokens: list[str]) -> bool:
@@ -305,7 +308,7 @@ def _is_term(view: str, start: int, end: int, tokens: list[str]) -> bool:
         return False
     if _TERM.search(view[end : end + 40]):
         return True
-    return all(part in words("eponyms") for part in parts if len(part) > 1) and not _is_given(tokens[0])
+    return all(part in words("eponyms") for part in parts if len(part) > 1) and not is_given(tokens[0])
 
 
 def _pinyin(name: str) -> bool:

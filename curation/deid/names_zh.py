@@ -16,19 +16,20 @@ _LABEL = (
     r"(?:患者|病人|患儿|产妇|受检者|被保险人|联系人|家属|监护人|紧急联系人|法定代理人|委托人|陪护人?|投保人)?(?:姓名|名字)|联系人|紧急联系人|法定代理人|监护人|委托人|家属签[名字]|患者签[名字]|"
     r"(?:主治|经治|住院|主管|责任|接诊|门诊|送检|申请|报告|审核|诊断|检查|操作|手术|麻醉|会诊|上级|值班|管床|首诊|记录|书写|签发|开单|急诊)(?:医师|医生|者|人|护士|技师)|"
     r"(?:主任|副主任)医师|术者|主刀|第?[一二三]?助手?|一助|二助|三助|器械护士|巡回护士|麻醉师|医师签[名字]|医生签[名字]|护士签[名字]|签[名字]|医师|医生|护士|护士长|记录者|记录人|报告者|报告人|审核者|审核人|检查者|采样人|核对者|核对|转诊医师|技师|药师|"
-    r"主诊医师|责任医师|家长|陈述者|病史陈述者|供史者|父亲姓名|母亲姓名|配偶"
+    r"签章|盖章|签署|主诊医师|责任医师|家长|陈述者|病史陈述者|供史者|父亲姓名|母亲姓名|配偶"
 )
 _TITLE = r"(?:副?主任医师|主治医师|住院医师|进修医师|实习医师|规培医师|医师|医生|大夫|副?主任|副?教授|护士长|护士|护师|技师|药师|麻醉师|先生|女士|小姐|太太|副?院长|博士|老师|同志|阿姨|师傅|律师|奶奶|爷爷|大爷|大妈|叔叔|医助|治疗师|营养师|心理师)"
 _RELATIVE = r"(?:其|患者之?)?(?:儿子|女儿|妻子|丈夫|父亲|母亲|爱人|老伴|配偶|哥哥|弟弟|姐姐|妹妹|孙子|孙女|外孙女?|儿媳|女婿|家属|亲属|朋友|同事|邻居|保姆|护工|监护人|代理人|子|女|妻|夫|父|母|兄|弟|姐|妹)"
 _FOLLOW = r"[^\p{Han}]|$|电话|手机|联系|陪|签|代|诉|述|同意|知情|送|来|告|表示|要求|拒绝|为|照|护送|等"
 _LABELLED = compiled(
-    rf"(?:{_LABEL})[ ]?[:：|\t][ \t]*(\p{{Han}}{{2,4}}(?:·\p{{Han}}{{1,6}})?|\p{{Han}}[ ]{{1,2}}\p{{Han}})"
+    rf"(?:{_LABEL})(?:\([^)\n]{{1,8}}\))?[ ]?[:：|\t-][ \t]*(\p{{Han}}{{2,4}}(?:·\p{{Han}}{{1,6}})?|\p{{Han}}[ ]{{1,2}}\p{{Han}})"
 )
 _UNMARKED = compiled(
     r"(?:姓名|签名|签字|患者|病人|患儿|联系人|家属|由|请|经|产妇)[:：为是]?(\p{Han}{2,4})(?:[，,、；;。（(\s]|[男女]|电话|主诉|签)"
 )
 _TITLED = compiled(rf"(\p{{Han}}{{1,4}})[ (]{{0,2}}{_TITLE}")
 _SPACED = compiled(rf"(?:{_LABEL})[ \t]{{1,4}}(\p{{Han}}{{2,4}})(?:[^\p{{Han}}]|$)")
+_FAMILIAR = compiled(r"(?:^|[^\p{Han}]|[由请经找向与和跟给的是])([小老]\p{Han})(?:[^\p{Han}]|[医护说称诉帮陪])")
 _BRACKETED = compiled(r"[(\[【/](\p{Han}{2,4})[)\]】/]")
 _ACTING = compiled(
     r"(\p{Han}{2,4})[ ]?(?:签名|签字|代签|记录|审核|报告|书写|录入|执行|核对|交班|接班|陪同|陪护|代诉|主刀|会诊|查房|查看|随诊|接诊|告知|汇报|医嘱|操作)"
@@ -41,7 +42,7 @@ _LISTED = compiled(r"^[、,/，和及 ]{1,2}(\p{Han}{2,4})")
 _DOTTED = compiled(r"(\p{Han}{2,6}·\p{Han}{2,8})")
 _HAN = compiled(r"\p{Han}")
 # After such a character a lone surname before a title is a person: "，李医生", "由李医生".
-_OPENERS = frozenset("由请经找向与和及同跟问对给为让告据遵见随致谢询")
+_OPENERS = frozenset("嘱约示知询转科由请经找向与和及同跟问对给为让告据遵见随致谢询")
 _NOT_GIVEN = frozenset("男女性年岁因于在为与及和入住出诊医主副的了，到从自以")
 _TERM = compiled(
     r"^(?:氏|病|征|症|综合征|综合症|试验|评分|分级|分期|线|手术|现象|反射|淋巴瘤|三联征|导管|体征|指数|量表|细胞|染色|切口|骨折|杂音|呼吸|甲状腺炎|韧带|囊肿|腺|管|小体|术)"
@@ -77,6 +78,7 @@ def names_zh(note: Note) -> Iterator[Span]:
     }
     found |= {match.span(1) for match in _DOTTED.finditer(note.view)}
     found |= set(_tagged_names(note.view))
+    found |= {match.span(1) for match in _FAMILIAR.finditer(note.view) if match.group(1)[1] in words("surnames_zh")}
     found |= {match.span(1) for match in _MASKED.finditer(note.view) if match.group(1)[0] in words("surnames_zh")}
     for _, end in list(found):
         while match := _LISTED.search(note.view[end : end + 8]):
@@ -96,6 +98,8 @@ def names_zh(note: Note) -> Iterator[Span]:
 def _cut(view: str, start: int, end: int, *, strict: bool) -> tuple[int, int] | None:
     """The name at the start of a run of characters, without what belongs to the next word."""
     run = view[start:end]
+    if is_name(run) and not _HAN.search(view[end : end + 1]):
+        return start, end
     for place, character in enumerate(run):
         if place >= 2 and character in _NOT_GIVEN:
             run = run[:place]

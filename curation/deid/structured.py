@@ -186,7 +186,7 @@ RULES: tuple[Rule, ...] = (
     *_labelled(
         Kind.DEVICE,
         r"serial\b|ser\b\.?|s/n\b|sn\b|device[ ]id(?:entifier)?\b|udi(?:-di|-pi)?\b|imei\b|gtin\b|asset\b(?:[ ]tag)?|device[ ]identifier",
-        r"序列号|设备号|设备编号|器械编号|出厂编号|机身号|机身编号|机器编?号|仪器编?号|产品编?号|植入物编?号|起搏器编?号|泵编?号|呼吸机编?号|条形码|唯一标识|资产编?号|批号|SN码?",
+        r"序列号|设备号|设备编号|器械编号|出厂编号|机身号|机身编号|主机号|[^手]机号|仪器号|机器编?号|仪器编?号|产品编?号|植入物编?号|起搏器编?号|泵编?号|呼吸机编?号|条形码|唯一标识|资产编?号|批号|SN码?",
         weak=r"lot|device|implant|model|pump|generator|pacemaker|icd|lead|monitor|scanner|unit|valve|stent|machine|ventilator|catalog(?:ue)?|cat|ref|part",
     ),
     *_labelled(Kind.MRN, _RECORD, _RECORD_ZH, weak=_WEAK_RECORD),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from curation.deid.addresses import addresses
 from curation.deid.dates import ages, dates
+from curation.deid.grow import grow
 from curation.deid.kinds import Detector, Kind, Note, Span, apply, merge
 from curation.deid.names_en import names_en
 from curation.deid.names_zh import names_zh
@@ -40,7 +41,7 @@ def redact(text: str, shift_days: int, known: Iterable[tuple[Kind, str]] = ()) -
     spans += [span for kind, value in known for span in occurrences(note.view, kind, value)]
     found = {(span.kind, note.view[span.start : span.end]) for span in spans if span.kind in _REPEATED}
     spans += [span for kind, value in found if _is_distinct(value) for span in occurrences(note.view, kind, value)]
-    merged = tuple(merge(spans))
+    merged = tuple(merge(grow(note.view, span) for span in merge(spans)))
     return Redaction(apply(text, merged), merged)
 
 

@@ -24,7 +24,8 @@ I,II,V1
 def test_csv_keeps_what_describes_the_signal() -> None:
     output, dropped = clean_csv(CSV, -400)
     assert output.decode().splitlines() == [
-        "# recording date: 2022-12-06", "# sampling rate: 250", "# units: mV", "I,II,V1", "0.10,0.20,0.30", "0.11,0.21,0.31",
+        "# recording date: 2022-12-06", "# sampling rate: 250", "# units: mV", "I,II,V1",
+        "0.10,0.20,0.30", "0.11,0.21,0.31",
     ]  # fmt: skip
     assert dropped == 2
 

@@ -26,7 +26,7 @@ def clean(text: str) -> str:
         ("Attending: Whitmore, Agnes P.", "Whitmore", "[NAME_REDACTED]"),
         ("Signed by Marcus T. Whitfield, MD", "Whitfield", "[NAME_REDACTED]"),
         ("His wife Susan was present.", "Susan", "[NAME_REDACTED]"),
-        ("dr. connelly spoke with mrs whitmore about the plan for the next week of care.", "connelly", "[NAME_REDACTED]"),
+        ("dr. connelly spoke with mrs whitmore about the plan for the coming week.", "connelly", "[NAME_REDACTED]"),
         ("Discussed with Ivette Brannigan by phone.", "Brannigan", "[NAME_REDACTED]"),
         ("姓名：王建国 性别：男", "王建国", "[NAME_REDACTED]"),
         ("患者张丽华，女，因胸痛入院。", "张丽华", "[NAME_REDACTED]"),

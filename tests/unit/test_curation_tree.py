@@ -21,8 +21,8 @@ PEOPLE = [
     ("王建国", "ZY20239911", "1960-07-21", "13812345678", "zh"),
 ]
 NOTES = {
-    "en": "Patient: {name}, MRN: {mrn}, DOB {birth_date}. Admitted 2024-01-10, home 2024-01-15. Call {phone}. Stable, BP 120/80.",
-    "zh": "姓名：{name}，住院号{mrn}，出生日期：{birth_date}。2024年1月10日入院，电话{phone}。血压120/80mmHg，予阿司匹林口服。",
+    "en": "Patient: {name}, MRN: {mrn}, DOB {birth_date}. Admitted 2024-01-10, home 2024-01-15. Call {phone}. BP 9/6.",
+    "zh": "姓名：{name}，住院号{mrn}，出生日期：{birth_date}。2024年1月10日入院，电话{phone}。血压120/80mmHg，口服。",
 }
 HELDOUT = ("--heldout", "250")
 SECRETS = [value for person in PEOPLE for value in (*person[0].split(), *person[1:4])]
@@ -71,7 +71,9 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     first = raw / "patients" / "ID-0000"
     (first / "Whitmore.pdf").write_bytes(b"scan")
     (first / "link.txt").symlink_to("/etc/hostname")
-    (raw / "patients" / "ID-0001" / "note-2.txt").write_text("再次就诊。编号 A1B2C3D4E5F6 复查，代码 9f86d081884c7d65。")
+    (raw / "patients" / "ID-0001" / "note-2.txt").write_text(
+        "再次就诊。编号 A1B2C3D4E5F6 复查，代码 9f86d081884c7d65。"
+    )
     bad = raw / "patients" / "ID-9999"
     bad.mkdir()
     (bad / "note.txt").write_text("Whitmore without meta.json")
