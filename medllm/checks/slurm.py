@@ -9,7 +9,7 @@ from medllm.site.model import Host, Site
 
 STATES = Probe("sinfo", "sinfo -h -N -o '%N|%T|%G|%E'", deadline_s=10)
 JOB = "srun"
-CLUSTER = frozenset({"cluster", "scheduler"})
+CLUSTER = frozenset({"cluster", "slurm"})
 
 
 def nodes(site: Site) -> list[str]:

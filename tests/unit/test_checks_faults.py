@@ -427,6 +427,7 @@ def test_no_node_under_slurm_is_no_pass(identifier: str) -> None:
 def test_registry_is_whole() -> None:
     assert len(set(CHECK_IDS)) == len(CHECK_IDS)
     for item in CHECKS:
+        assert not item.tags & set(CHECK_IDS), "--tag takes both"
         assert item.proves.endswith(".")
         assert item.clears
         assert item.attested or item.binaries or item.node_binaries, f"{item.id} stands on nothing"
