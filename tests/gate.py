@@ -64,9 +64,10 @@ def static_steps() -> list[Step]:
     ]
 
 
-def unit_steps() -> list[Step]:
-    """Seconds each, no root. promtool's rule tests are among the unit tests."""
-    return [Step("unit tests", [*PYTEST, "-n", "auto", "tests/unit"])]
+def unit_steps(*, slow: bool) -> list[Step]:
+    """No root, no lab. promtool's rule tests are among them; the slow ones start whole processes."""
+    selection = [] if slow else ["-m", "not slow"]
+    return [Step("unit tests", [*PYTEST, "-n", "auto", "tests/unit", *selection])]
 
 
 def lab_steps(*, everything: bool) -> list[Step]:
@@ -106,7 +107,9 @@ def main() -> int:
     level = sys.argv[1]
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         results = list(pool.map(lambda step: run(step, capture=True), static_steps()))
-    for step in unit_steps() + (lab_steps(everything=level == "test-all") if level != "check" else []):
+    for step in unit_steps(slow=level != "check") + (
+        lab_steps(everything=level == "test-all") if level != "check" else []
+    ):
         if step.name not in {"unit tests"} and not all(result.ok for result in results):
             print(f"left out: {step.name} (something before it failed)")
             break

@@ -17,7 +17,7 @@ def _probes(site: Site, _host: Host, subject: Subject) -> tuple[Probe, ...]:
     run = posixpath.join(site.paths.checkpoints, subject.run)
     command = f"{shlex.quote(python)} -m trainer.verify_restore --run {shlex.quote(run)}"
     # As long as the threshold and a little: a restore that misses it is a value, not a lost probe.
-    return (Probe(RESTORE, command, deadline_s=330, sudo=True, timed=True),)
+    return (Probe(RESTORE, command, deadline_s=330, timed=True),)
 
 
 def _read(view: View) -> list[Reading]:

@@ -16,6 +16,8 @@ import pytest
 
 from curation.pack.dataset import split_of
 
+pytestmark = pytest.mark.slow
+
 PEOPLE = [
     ("Agnes Whitmore", "MR-448812", "1951-03-04", "415-555-0143", "en"),
     ("王建国", "ZY20239911", "1960-07-21", "13812345678", "zh"),

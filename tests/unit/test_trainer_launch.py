@@ -139,6 +139,7 @@ def medllm_train(state: Path, notes: Path, *more: str) -> tuple[int, dict[str, A
     return done.returncode, json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_a_run_begins_goes_on_and_begins_anew(tmp_path: Path, notes: Path) -> None:
     code, first = medllm_train(tmp_path, notes, "--steps", "6", "--nodes", "1")
     assert (code, first["steps"], first["finished"], first["restarts"]) == (0, 6, True, 0)
@@ -151,6 +152,7 @@ def test_a_run_begins_goes_on_and_begins_anew(tmp_path: Path, notes: Path) -> No
     assert len(list(runs.glob("mine.old-*"))) == 1, "the old run was put aside, not deleted"
 
 
+@pytest.mark.slow
 def test_a_dead_rank_is_started_again(tmp_path: Path, notes: Path) -> None:
     run = tmp_path / "medllm-cluster/runs/mine"
     process = subprocess.Popen(
@@ -191,6 +193,7 @@ def test_refused_input_exits_with_two_before_any_rank(tmp_path: Path, notes: Pat
     assert (code, answer["problems"][0]["rule"]) == (2, "there is no such data set")
 
 
+@pytest.mark.slow
 def test_a_declared_accelerator_that_is_absent_is_refused(tmp_path: Path, notes: Path) -> None:
     code, answer = medllm_train(tmp_path, notes, "--steps", "2", "-i", str(REPOSITORY / "inventory/h200"))
     assert code == 2

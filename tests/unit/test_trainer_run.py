@@ -20,6 +20,8 @@ from trainer.run_files import read_lines
 from trainer.verify_restore import main as verify_restore
 from trainer.verify_restore import verify
 
+pytestmark = pytest.mark.slow
+
 STEPS = 14
 
 
