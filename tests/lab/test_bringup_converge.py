@@ -27,7 +27,7 @@ STAGES_OF_A_NODE = "--skip-tags=trainer,verify"
 BREAKS: dict[str, tuple[str, set[str]]] = {
     "a file is edited": (
         "echo 'vm.swappiness = 99' >> /etc/sysctl.d/60-medllm.conf",
-        {"base : Write the kernel settings for the next boot"},
+        {"base : Write the settings for the next boot, session and service"},
     ),
     "a kernel setting is changed": (
         "sysctl -q -w vm.max_map_count=65530",
@@ -39,11 +39,11 @@ BREAKS: dict[str, tuple[str, set[str]]] = {
     ),
     "a file is deleted": (
         "rm /etc/security/limits.d/60-medllm.conf",
-        {"base : Write the limits of sessions"},
+        {"base : Write the settings for the next boot, session and service"},
     ),
     "a mode is changed": (
         "chmod 0600 /etc/modules-load.d/medllm-nvidia.conf",
-        {"nvidia_driver : Load the driver at each boot"},
+        {"nvidia_driver : Load the driver at each boot, with persistence"},
     ),
     "a repository key is exchanged": (
         "echo untrusted > /etc/apt/keyrings/medllm-vendor.asc",
@@ -142,6 +142,7 @@ def site(node: str, *arguments: str) -> set[str]:
 def converged() -> str:
     """The state of the node after a run, before anything is broken."""
     site(NODE)
+    assert site(NODE, "--check") == set(), "check mode predicts changes where there are none"
     return on(NODE, SNAPSHOT)
 
 

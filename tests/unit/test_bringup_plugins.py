@@ -107,3 +107,22 @@ def test_mount_options_are_judged_by_the_cores_rules(tmp_path: Path) -> None:
     refused = problems(["rsize=1048576", "flock", "stripe_count=4"])
     assert len(refused) == 2
     assert "site_lustre.layouts" in refused[1]
+
+
+def test_files_are_predicted_written_and_repaired(tmp_path: Path) -> None:
+    one, other = tmp_path / "etc" / "new" / "one", tmp_path / "other"
+    files = {str(one): "first line\nsecond 'line'\n", str(other): "äöü $x `y`\n"}
+    task = {"name": "Write", "written_files": {"files": files, "mode": "0640"}}
+    predicted = play(tmp_path, [task], "--check", "--diff")
+    assert predicted["changed_files"] == list(files)
+    assert not one.exists()
+    assert play(tmp_path, [task])["changed_files"] == list(files)
+    assert {str(one): one.read_text(), str(other): other.read_text()} == files
+    assert one.stat().st_mode & 0o777 == 0o640
+    assert not play(tmp_path, [task])["changed"]
+    one.chmod(0o666)
+    other.unlink()
+    other.symlink_to(one)
+    assert play(tmp_path, [task])["changed_files"] == list(files)
+    assert not other.is_symlink()
+    assert not play(tmp_path, [task])["changed"]
