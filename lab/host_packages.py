@@ -16,8 +16,8 @@ from medllm.errors import UserError, user_error
 from medllm.files import cache_dir
 
 PACKAGES = (
-    "aardvark-dns", "apt-utils", "dpkg", "git", "gnupg", "iproute2", "iptables", "mmdebstrap", "netavark", "openssh-client",
-    "openssl", "podman", "rsync", "runc", "shellcheck", "uidmap",
+    "aardvark-dns", "apt-utils", "dpkg", "git", "gnupg", "iproute2", "iptables", "mmdebstrap", "netavark",
+    "openssh-client", "openssl", "podman", "runc", "shellcheck", "uidmap",
 )  # fmt: skip
 
 
