@@ -46,7 +46,7 @@ def state(mgmt: Remote, node: str) -> str:
 
 
 def test_one_job_gets_every_gpu_of_every_node(mgmt: Remote) -> None:
-    lines = srun(mgmt, "sh -c 'echo $(hostname -s) $SLURM_JOB_GPUS'").stdout.split("\n")
+    lines = srun(mgmt, "sh -c 'echo $(hostname -s) $CUDA_VISIBLE_DEVICES'").stdout.split("\n")
     every = ",".join(str(index) for index in range(SITE.gpu.per_node))
     assert sorted(line for line in lines if line) == [f"{node} {every}" for node in NODES]
 
