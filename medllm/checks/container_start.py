@@ -10,6 +10,8 @@ from medllm.parsers.nvidia_smi import parse_list
 from medllm.site.model import Host, Site
 
 RUN = "ctr run"
+# `ctr run` may lose the last lines of a container that ends at once: without this mark the list is no measurement.
+WHOLE = "medllm-whole-list"
 _SECONDS = re.compile(r"^seconds=(\d+\.\d+)$")
 
 
@@ -17,10 +19,14 @@ def _probes(site: Site, _host: Host, _subject: Subject) -> tuple[Probe, ...]:
     image = shlex.quote(site.container.smoke_image)
     command = f"""
 command -v ctr >/dev/null && command -v nvidia-container-runtime >/dev/null || exit 127
-s=$(date +%s%N)
-ctr --namespace default run --rm --runc-binary /usr/bin/nvidia-container-runtime \\
-  --env NVIDIA_VISIBLE_DEVICES=all {image} medllm-accept-$$ nvidia-smi -L || exit 1
-n=$(( $(date +%s%N) - s ))
+for attempt in 1 2 3; do
+  s=$(date +%s%N)
+  out=$(ctr --namespace default run --rm --runc-binary /usr/bin/nvidia-container-runtime \\
+    --env NVIDIA_VISIBLE_DEVICES=all {image} medllm-accept-$$-$attempt sh -c 'nvidia-smi -L && echo {WHOLE}') || exit 1
+  n=$(( $(date +%s%N) - s ))
+  case $out in *{WHOLE}) break ;; esac
+done
+printf '%s\\n' "$out"
 printf 'seconds=%d.%09d\\n' $((n / 1000000000)) $((n % 1000000000))
 """.strip()
     return (Probe(RUN, command, deadline_s=30, sudo=True, timed=True),)
@@ -37,6 +43,8 @@ def _read(view: View) -> list[Reading]:
     found = _SECONDS.match(last)
     if not found:
         raise NotRun(f"ctr run: {last!r} is no time")
+    if not listed or listed.pop() != WHOLE:
+        raise NotRun("ctr run lost the end of the container's output three times")
     gpus = parse_list("\n".join(listed) + "\n")
     seen = len([gpu for gpu in gpus.gpus if gpu.name == view.site.gpu.model])
     wanted = view.site.gpu.per_node

@@ -192,7 +192,7 @@ def good(of: Site) -> dict[str, dict[str, str]]:
             "lfs check servers": servers,
             "write and read back": f"written={'ab' * 32} read={'ab' * 32} seconds=0.041000000\n",
         },
-        "container_start": {"ctr run": listing() + "seconds=1.204000000\n"},
+        "container_start": {"ctr run": listing() + "medllm-whole-list\nseconds=1.204000000\n"},
         "scheduler": {
             "sinfo": "".join(f"{host.name}|idle|gpu:h200:8|none\n" for host in of.gpu_nodes),
             "srun": answers,

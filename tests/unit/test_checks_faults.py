@@ -240,8 +240,15 @@ FAULTS: list[tuple[str, str, dict[str, object], Outcome, str]] = [
         Outcome.FAIL,
         "not what was written",
     ),
-    ("container_start", "ctr run", {"stdout": listing() + "seconds=12.5\n"}, Outcome.FAIL, "12.5 s"),
-    ("container_start", "ctr run", {"stdout": listing(7) + "seconds=1.5\n"}, Outcome.FAIL, "7 GPUs inside"),
+    ("container_start", "ctr run", {"stdout": listing() + "medllm-whole-list\nseconds=12.5\n"}, Outcome.FAIL, "12.5 s"),
+    (
+        "container_start",
+        "ctr run",
+        {"stdout": listing(7) + "medllm-whole-list\nseconds=1.5\n"},
+        Outcome.FAIL,
+        "7 GPUs inside",
+    ),
+    ("container_start", "ctr run", {"stdout": listing(7) + "seconds=1.5\n"}, Outcome.NOT_RUN, "lost the end"),
     (
         "container_start",
         "ctr run",
