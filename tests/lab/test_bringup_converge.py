@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -162,6 +163,23 @@ def test_what_was_broken_by_hand_is_predicted_and_repaired_exactly(converged: st
     assert site(NODE) == set()
     assert on(NODE, SNAPSHOT) == repaired
     assert repaired == converged
+
+
+def test_a_reboot_loses_nothing(converged: str) -> None:
+    boot = "cat /proc/sys/kernel/random/boot_id"
+    before = on(NODE, boot)
+    on(NODE, "systemd-run --quiet --on-active=1 systemctl reboot")
+    deadline = time.monotonic() + 60
+    # Up is: a new boot, and systemd has started what it starts at boot.
+    while time.monotonic() < deadline:
+        time.sleep(1)
+        try:
+            if on(NODE, f"{boot}; systemctl is-system-running --wait >/dev/null || true").strip() != before.strip():
+                break
+        except (AssertionError, subprocess.TimeoutExpired):
+            continue
+    assert on(NODE, boot) != before
+    assert site(NODE, "--check") == set()
 
 
 def test_a_virgin_node_can_be_checked_then_converges_once() -> None:
