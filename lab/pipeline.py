@@ -92,7 +92,9 @@ class Pipeline:
                     note = work()
                 result = StageResult(name, round(time.monotonic() - started, 1), note)
                 self.report.stages.append(result)
-                self.console.print(f"[green]✓[/] [bold]{name:<10}[/] {result.seconds:7.1f} s  {note}", highlight=False)
+                self.console.print(
+                    f"[green]✓[/] [bold]{name:<10}[/] {result.seconds:7.1f} s  {note}", highlight=False, soft_wrap=True
+                )
         return self.report
 
     def _lab(self) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from medllm.files import cache_dir
 
 REPOSITORY = Path(__file__).parents[1]
+RESULTS = REPOSITORY / "benchmarks" / "results"
 BIN = Path(sys.executable).parent
 PYTEST = [BIN / "pytest", "-q", "--durations=15"]
 
@@ -73,12 +74,18 @@ def unit_steps(*, slow: bool) -> list[Step]:
 def lab_steps(*, everything: bool) -> list[Step]:
     """The main job from nothing, then the tests on the lab that it leaves."""
     medllm = BIN / "medllm"
-    selection = [] if everything else ["-m", "not long"]
+    down = Step("lab down", [medllm, "lab", "down", "--purge"])
+    if not everything:
+        return [
+            down,
+            Step("main job, virgin", [medllm, "lab", "run"]),
+            Step("lab tests", [*PYTEST, "tests/lab", "-m", "not long"]),
+        ]
     return [
-        Step("lab down", [medllm, "lab", "down", "--purge"]),
-        Step("main job, virgin", [medllm, "lab", "run"]),
-        Step("main job, again", [medllm, "lab", "run"]),
-        Step("lab tests", [*PYTEST, "tests/lab", *selection]),
+        down,
+        Step("main job, virgin", [medllm, "lab", "run", "--record", RESULTS / "main-job-virgin.json"]),
+        Step("main job, again", [medllm, "lab", "run", "--record", RESULTS / "main-job-again.json"]),
+        Step("lab tests", [*PYTEST, "tests/lab"]),
     ]
 
 
@@ -133,7 +140,7 @@ def _write_report(results: list[Done]) -> None:
         "command": "make test-all",
         "steps": [asdict(result) for result in results],
     }
-    path = REPOSITORY / "benchmarks" / "results" / f"test-all-{commit}.json"
+    path = RESULTS / f"test-all-{commit}.json"
     path.write_text(json.dumps(report, indent=1) + "\n")
     print(f"Report: {path.relative_to(REPOSITORY)}")
 
