@@ -243,7 +243,9 @@ def run_main_job(repository: Path, *, first: str | None, as_json: bool, record: 
     text = json.dumps(asdict(report), indent=1) + "\n"
     write_atomic(state_dir() / "lab" / "last-run.json", text)
     if record is not None:
-        write_atomic(record, text)
+        # Figures only: where this machine keeps its dossier is no result.
+        figures = {key: value for key, value in asdict(report).items() if key != "dossier"}
+        write_atomic(record, json.dumps(figures, indent=1) + "\n")
     if as_json:
         print(text, end="")
         return 0
