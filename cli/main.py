@@ -10,6 +10,7 @@ SUMMARIES = {
     "accept": "Prove the cluster: run the acceptance checks, write and sign the dossier.",
     "data": "Make patients' data safe and ready: de-identify, pack, verify, publish.",
     "lab": "The embedded cluster on this machine: up, down, status, fault, heal, reset, run.",
+    "recover": "Recovery: the engine, its plans, drills and history; approve and pause.",
     "site": "The declaration: check it, export it.",
     "train": "Launch a training run.",
 }

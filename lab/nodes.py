@@ -38,7 +38,8 @@ _ADDRESSES = Path("/run/containers/networks/ipam.db")
 
 @dataclass(frozen=True, slots=True)
 class Power:
-    """What podman says of a node. `state`: running, paused, exited, created, or absent."""
+    """What podman says of a node. `state`: running, paused, exited, created, absent, or `lost`: podman believes that it
+    runs, but its processes were killed together with podman's watcher of them."""
 
     state: str
     declaration: str
@@ -90,15 +91,21 @@ def powers() -> dict[str, Power]:
     """The state of each node that podman knows."""
     listed = podman("ps", "--all", "--format", "json").stdout
     containers: list[dict[str, Any]] = json.loads(listed or "[]")
-    found = {c["Names"][0]: Power(c["State"], (c.get("Labels") or {}).get(_LABEL, "")) for c in containers}
+    found = {c["Names"][0]: Power(_true_state(c), (c.get("Labels") or {}).get(_LABEL, "")) for c in containers}
     return {node.name: found.get(node.name, Power("absent", "")) for node in NODES}
+
+
+def _true_state(container: dict[str, Any]) -> str:
+    state = str(container["State"])
+    alive = Path(f"/proc/{container.get('Pid', 0)}/ns").exists()
+    return "lost" if state in {"running", "paused"} and not alive else state
 
 
 def ensure(node: Node, image: str, power: Power) -> str:
     """Bring one node to its declaration. Returns what was done: `kept`, `started`, `made`."""
     arguments = _arguments(node, image)
     declaration = hashlib.sha256("\0".join(arguments).encode()).hexdigest()[:16]
-    if power.state != "absent" and power.declaration == declaration:
+    if power.state not in {"absent", "lost"} and power.declaration == declaration:
         if power.on:
             return "kept"
         podman("start", node.name)

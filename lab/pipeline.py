@@ -108,7 +108,8 @@ class Pipeline:
             "bring-up", [self.bin / "ansible-playbook", "site.yml", "-i", INVENTORY], environment=self._ansible()
         )
         changed = sum(int(count) for count in re.findall(r"\bchanged=(\d+)", output))
-        return f"changed={changed}"
+        named = changed_tasks(output)
+        return f"changed={changed}" + (f" ({'; '.join(named)})" if 0 < len(named) <= 3 else "")
 
     def _data(self) -> str:
         raw, clean, packed = (self.work / name for name in ("raw", "deid", DATASET))
@@ -282,6 +283,17 @@ def _in_background(work: Callable[[], object]) -> Iterator[None]:
         thread.join()
     if failures:
         raise failures[0]
+
+
+def changed_tasks(output: str) -> list[str]:
+    """The tasks that changed something, each as "host: role : task", from what ansible-playbook printed."""
+    task, found = "", []
+    for line in output.splitlines():
+        if line.startswith("TASK ["):
+            task = line.removeprefix("TASK [").rpartition("]")[0]
+        elif match := re.match(r"changed: \[([^\]]+)\]", line):
+            found.append(f"{match[1]}: {task}")
+    return found
 
 
 def _shower(status: Status, stage: str) -> Callable[[str], None]:

@@ -55,9 +55,32 @@ class Paths(Strict):
 
 
 class Recovery(Strict):
+    """What the recovery engine may do by itself.
+
+    Counts are absolute: a share of four nodes says little. `stall_s`: a running job without a step for so long is
+    stalled. A hot GPU's power is limited to `overheat_power_w` and measured again after `overheat_settle_s`.
+    """
+
     mode: Literal["dry_run", "act"]
     reboot_approval: Literal["ask", "auto"]
     on_node_loss: Literal["spare", "shrink", "wait"]
+    max_nodes_out: Annotated[int, Field(ge=1, le=64)]
+    attempts_per_day: Annotated[int, Field(ge=1, le=1000)]
+    storm_incidents: Annotated[int, Field(ge=2, le=1000)]
+    storm_window_s: Annotated[int, Field(ge=60, le=86400)]
+    storm_cooldown_s: Annotated[int, Field(ge=60, le=86400)]
+    stall_s: Annotated[int, Field(ge=30, le=86400)]
+    overheat_power_w: Annotated[int, Field(ge=50, le=1200)]
+    overheat_settle_s: Annotated[int, Field(ge=10, le=3600)]
+
+
+class Bmc(Strict):
+    """How the BMCs are reached. Both files lie on the controller: the login as JSON `{"username", "password"}` (it may
+    be encrypted with ansible-vault), and the certificate that the BMCs' own are checked with.
+    """
+
+    credentials_file: Annotated[str, Field(min_length=1)]
+    ca_file: Annotated[str, Field(min_length=1)]
 
 
 class GpuDeclaration(Strict):
@@ -127,6 +150,7 @@ class Ports(Strict):
     trainer: Port
     prometheus: Port
     alertmanager: Port
+    recovery: Port
 
 
 class Prometheus(Strict):
@@ -189,6 +213,7 @@ class Site(Strict):
     trainer_accelerator: Literal["cuda", "npu", "cpu"]
     paths: Paths
     recovery: Recovery
+    bmc: Bmc
     gpu: GpuDeclaration
     cpu: Cpu
     memory_gib: Annotated[int, Field(ge=1, le=65536)]

@@ -30,6 +30,7 @@ def site_problems(site: Site, locate: Locate) -> list[Problem]:
     _fabric(site, refuse)
     _storage(site, refuse)
     _services(site, refuse)
+    _recovery(site, refuse)
     return problems
 
 
@@ -167,6 +168,24 @@ def _services(site: Site, refuse: Refuse) -> None:
     for key, value in site.sysctl.items():
         if not re.fullmatch(r"-?\d+(\s+-?\d+)*|[a-z][a-z0-9_-]*", value):
             refuse(("sysctl", key), f"{value!r} is not a kernel setting's value", "write a number or a word, quoted")
+
+
+def _recovery(site: Site, refuse: Refuse) -> None:
+    recovery, gpu, nodes = site.recovery, site.gpu, len(site.gpu_nodes)
+    if not gpu.power_limit_min_w <= recovery.overheat_power_w < gpu.power_limit_w:
+        refuse(
+            ("recovery", "overheat_power_w"),
+            f"{recovery.overheat_power_w} W cools nothing: the card takes {gpu.power_limit_min_w} W at least and runs at "
+            f"{gpu.power_limit_w} W",
+            f"write {gpu.power_limit_min_w} to {gpu.power_limit_w - 1}",
+        )
+    # A site of one node may lose it: there is no other to keep.
+    if recovery.max_nodes_out >= nodes > 1:
+        refuse(
+            ("recovery", "max_nodes_out"),
+            f"with {recovery.max_nodes_out} of {nodes} nodes out nothing is left to train on",
+            f"write at most {nodes - 1}",
+        )
 
 
 def _numbers(version: str) -> tuple[int, ...]:
