@@ -12,7 +12,7 @@ from pathlib import Path
 from lab.vendor import debian, smoke_image
 from lab.vendor.packages import LOCK, SHARED_SOURCES, packages
 from medllm.errors import user_error
-from medllm.files import state_dir
+from medllm.files import state_dir, write_atomic
 
 TOOLS = {"apt-ftparchive": "apt-utils", "dpkg-deb": "dpkg", "gpg": "gnupg"}
 
@@ -20,6 +20,11 @@ TOOLS = {"apt-ftparchive": "apt-utils", "dpkg-deb": "dpkg", "gpg": "gnupg"}
 def key_home() -> Path:
     """Where the lab's signing key lives: made once, so that a rebuilt repository stays trusted by running nodes."""
     return state_dir() / "lab" / "vendor-key"
+
+
+def published_key() -> Path:
+    """The public half, for whoever must know it without asking the repository: `key_file` of the lab's site."""
+    return state_dir() / "lab" / "vendor.asc"
 
 
 def fingerprint() -> str:
@@ -57,6 +62,7 @@ def build_repository(destination_root: Path) -> Path:
     link.symlink_to(target.name)
     link.replace(destination_root / "current")
     _forget_old(destination_root, target)
+    write_atomic(published_key(), (target / "vendor" / "vendor.asc").read_bytes())
     return target
 
 

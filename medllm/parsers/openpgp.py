@@ -1,14 +1,18 @@
-"""Fingerprints of OpenPGP keys (RFC 4880 and RFC 9580), for nodes on which no `gpg` is installed."""
+"""OpenPGP keys (RFC 4880 and RFC 9580) where no `gpg` is installed: their fingerprints, and which may be trusted."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 _BEGIN, _END = "-----BEGIN PGP PUBLIC KEY BLOCK-----", "-----END PGP PUBLIC KEY BLOCK-----"
 _PUBLIC_KEY = 6
+# What belongs to a public key: signature, the key itself, user ID, subkey, user attribute.
+_PARTS_OF_A_KEY = frozenset({2, _PUBLIC_KEY, 13, 14, 17})
+# gpg's own notes about trust, which an export does not have and no reader needs.
+_LOCAL_TRUST = 12
 
 
 def fingerprints(keyring: bytes) -> tuple[str, ...]:
@@ -17,17 +21,44 @@ def fingerprints(keyring: bytes) -> tuple[str, ...]:
     Raises:
         ValueError: no key in it, cut off, or a key older than version 4.
     """
-    data = _dearmored(keyring) if _BEGIN.encode() in keyring else keyring
-    found = []
-    for tag, body in _packets(data):
-        if tag == _PUBLIC_KEY:
-            if not body or body[0] != 4:
-                raise ValueError(f"keyring: a public key of version {body[0] if body else '?'}; only 4 is read")
-            packet = b"\x99" + len(body).to_bytes(2, "big") + body
-            found.append(hashlib.sha1(packet, usedforsecurity=False).hexdigest().upper())
+    found = tuple(_fingerprint(body) for tag, body in _packets(_binary(keyring)) if tag == _PUBLIC_KEY)
     if not found:
         raise ValueError("keyring: no public key in it")
-    return tuple(found)
+    return found
+
+
+def trusted_keys(keyring: bytes, trusted: Collection[str] | None) -> str:
+    """The keys of a keyring, armored anew, if the fingerprint of each is in `trusted` (None: whichever they are).
+
+    Only what was read here is written again. In the file as it came another program might find a key that this one
+    passed over: apt takes any armored block for keys, whatever its head says.
+
+    Raises:
+        ValueError: nothing or something else than public keys in it, or a key that is not in `trusted`.
+    """
+    found = fingerprints(keyring)
+    if trusted is not None and (others := [name for name in found if name not in trusted]):
+        raise ValueError(f"the key is {' and '.join(others)}, and declared is {' or '.join(trusted)}")
+    data = b""
+    for tag, body in _packets(_binary(keyring)):
+        if tag == _LOCAL_TRUST:
+            continue
+        if tag not in _PARTS_OF_A_KEY or (not data and tag != _PUBLIC_KEY):
+            raise ValueError(f"keyring: a packet of type {tag}, which is no part of a public key")
+        data += bytes([0xC0 | tag, 0xFF]) + len(body).to_bytes(4, "big") + body
+    lines = base64.b64encode(data).decode()
+    return "\n".join([_BEGIN, "", *(lines[at : at + 64] for at in range(0, len(lines), 64)), _END, ""])
+
+
+def _fingerprint(body: bytes) -> str:
+    if not body or body[0] != 4:
+        raise ValueError(f"keyring: a public key of version {body[0] if body else '?'}; only 4 is read")
+    packet = b"\x99" + len(body).to_bytes(2, "big") + body
+    return hashlib.sha1(packet, usedforsecurity=False).hexdigest().upper()
+
+
+def _binary(keyring: bytes) -> bytes:
+    return _dearmored(keyring) if _BEGIN.encode() in keyring else keyring
 
 
 def _dearmored(keyring: bytes) -> bytes:

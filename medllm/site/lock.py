@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from medllm.errors import Problem
 
 Version = Annotated[str, Field(pattern=r"^[0-9][0-9A-Za-z.+:~-]*$", max_length=64)]
 PackageName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+.-]+$")]
+
+
+def _key_fingerprint(text: str) -> str:
+    if not re.fullmatch(r"[0-9A-F]{40}", text):
+        raise ValueError("a key's fingerprint is 40 hex digits in capitals, without spaces")
+    return text
+
+
+Fingerprint = Annotated[str, AfterValidator(_key_fingerprint)]
 Packages = Annotated[dict[PackageName, Version], Field(min_length=1)]
 
 
@@ -50,7 +60,7 @@ class TrainerVersions(Strict):
 
 class VendorKey(Strict):
     owner: Annotated[str, Field(min_length=1)]
-    fingerprint: Annotated[str, Field(pattern=r"^[0-9A-F]{40}$")]
+    fingerprint: Fingerprint
 
 
 class DistributionPackages(Strict):

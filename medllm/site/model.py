@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from zoneinfo import available_timezones
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer
 
-from medllm.site.lock import Lock, Strict
+from medllm.site.lock import Fingerprint, Lock, Strict
 from medllm.site.profiles import ProfileName
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
@@ -174,11 +174,22 @@ class Container(Strict):
 
 
 class Repository(Strict):
+    """A vendor's apt repository. Its signing key is either fetched from `key_url` and must then be one of
+    `key_fingerprints`, or is `key_file`, a copy on the controller that is trusted as it is (see `validate`).
+    """
+
     name: Name
     uris: Annotated[list[Url], Field(min_length=1)]
     suites: Annotated[list[Annotated[str, Field(pattern=r"^[A-Za-z0-9./_-]+$")]], Field(min_length=1)]
     components: Annotated[list[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]], Field(min_length=1)]
-    key_url: Url
+    key_url: Url | None = None
+    key_fingerprints: list[Fingerprint] | None = None
+    key_file: Annotated[str, Field(pattern=r"^~?(/[A-Za-z0-9_.][A-Za-z0-9._-]*)+$")] | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_declared(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # The export has the keys that the declaration has, which are also those that Ansible reads.
+        return {key: value for key, value in handler(self).items() if value is not None}
 
 
 class ThresholdOverride(Strict):

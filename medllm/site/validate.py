@@ -30,6 +30,7 @@ def site_problems(site: Site, locate: Locate) -> list[Problem]:
     _fabric(site, refuse)
     _storage(site, refuse)
     _services(site, refuse)
+    _repositories(site, refuse)
     _recovery(site, refuse)
     return problems
 
@@ -161,13 +162,42 @@ def _services(site: Site, refuse: Refuse) -> None:
             f"{site.kernel_minimum} is older than the versions lock asks ({lock.kernel.minimum})",
             f"write {lock.kernel.minimum} or newer",
         )
+    for key, value in site.sysctl.items():
+        if not re.fullmatch(r"-?\d+(\s+-?\d+)*|[a-z][a-z0-9_-]*", value):
+            refuse(("sysctl", key), f"{value!r} is not a kernel setting's value", "write a number or a word, quoted")
+
+
+def _repositories(site: Site, refuse: Refuse) -> None:
     names = Counter(repository.name for repository in site.vendor_repositories)
     for name, count in names.items():
         if count > 1:
             refuse(("vendor_repositories",), f"the repository {name!r} is declared {count} times", "name each once")
-    for key, value in site.sysctl.items():
-        if not re.fullmatch(r"-?\d+(\s+-?\d+)*|[a-z][a-z0-9_-]*", value):
-            refuse(("sysctl", key), f"{value!r} is not a kernel setting's value", "write a number or a word, quoted")
+    for index, repository in enumerate(site.vendor_repositories):
+        name, url, file = repository.name, repository.key_url, repository.key_file
+        if url is None and file is None:
+            refuse(
+                ("vendor_repositories", index),
+                f"the repository {name!r} has no signing key",
+                "add key_file, a copy on this controller, or key_url with key_fingerprints",
+            )
+        elif url and file:
+            refuse(
+                ("vendor_repositories", index, "key_file"),
+                f"the repository {name!r} has two signing keys",
+                "keep key_file, or key_url with key_fingerprints",
+            )
+        elif url and not repository.key_fingerprints:
+            refuse(
+                ("vendor_repositories", index, "key_url"),
+                f"the key of {name!r} would be trusted unseen: whoever can answer for {url} could sign drivers",
+                "add key_fingerprints as the vendor publishes them, or key_file, a copy that you have checked",
+            )
+        elif file and repository.key_fingerprints is not None:
+            refuse(
+                ("vendor_repositories", index, "key_fingerprints"),
+                "fingerprints are of a key that is fetched; key_file is trusted as it is",
+                "remove key_fingerprints, or write key_url instead of key_file",
+            )
 
 
 def _recovery(site: Site, refuse: Refuse) -> None:
@@ -175,8 +205,8 @@ def _recovery(site: Site, refuse: Refuse) -> None:
     if not gpu.power_limit_min_w <= recovery.overheat_power_w < gpu.power_limit_w:
         refuse(
             ("recovery", "overheat_power_w"),
-            f"{recovery.overheat_power_w} W cools nothing: the card takes {gpu.power_limit_min_w} W at least and runs at "
-            f"{gpu.power_limit_w} W",
+            f"{recovery.overheat_power_w} W cools nothing: the card takes {gpu.power_limit_min_w} W at least and runs "
+            f"at {gpu.power_limit_w} W",
             f"write {gpu.power_limit_min_w} to {gpu.power_limit_w - 1}",
         )
     # A site of one node may lose it: there is no other to keep.

@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from lab.vendor import build, debian, smoke_image
 from lab.vendor.packages import LIBRARY, LOCK, OTHER_DRIVER, RECIPES, SIMULATORS, packages
 from medllm.errors import UserError
+from medllm.parsers.openpgp import trusted_keys
 
 pytestmark = pytest.mark.skipif(
     shutil.which("apt-ftparchive") is None or shutil.which("gpgv") is None, reason="apt-utils or gpgv is missing"
@@ -58,8 +59,10 @@ def test_the_index_holds_the_lock_and_the_other_driver(repository: Path) -> None
 
 
 def test_release_and_index_agree_and_are_signed_by_the_published_key(repository: Path) -> None:
-    keyring = repository.parent / "vendor.gpg"
-    subprocess.run(["gpg", "--batch", "--yes", "--dearmor", "-o", keyring, repository / "vendor.asc"], check=True)
+    keyring, armored = repository.parent / "vendor.gpg", repository.parent / "vendor.asc"
+    # As nodes get it.
+    armored.write_text(trusted_keys((repository / "vendor.asc").read_bytes(), None))
+    subprocess.run(["gpg", "--batch", "--yes", "--dearmor", "-o", keyring, armored], check=True)
     inline = repository / "dists/stable/InRelease"
     verify = ["gpgv", "--keyring", str(keyring), str(inline)]
     assert subprocess.run(verify, capture_output=True, check=False).returncode == 0
