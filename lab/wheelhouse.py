@@ -1,6 +1,7 @@
-"""The offline wheelhouse: every package of the trainer's environment at its locked hash, for a site without Internet.
+"""The offline wheelhouse: every package of our environments at its locked hash, for a site without Internet.
 
-Layout, as role `trainer_env` expects it: `requirements.txt` (with hashes), `wheels/`, `uv`, `medllm_cluster-*.whl`.
+Layout, as the roles `trainer_env` and `recovery_engine` expect it: `uv`, `medllm_cluster-*.whl`; `requirements.txt`
+(with hashes) and `wheels/` of the trainer; the same two of the operators' commands below `ops/`.
 """
 
 from __future__ import annotations
@@ -14,27 +15,45 @@ import tempfile
 import tomllib
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
 from medllm.errors import user_error
 from medllm.files import cache_dir, write_atomic
 
 # The nodes' own Python (Debian 12, glibc 2.36), whatever runs here. pip takes each platform's name to the letter.
 NODE_PYTHON = "3.11"
+_NODE_MARKERS = {
+    "python_version": NODE_PYTHON, "python_full_version": f"{NODE_PYTHON}.2", "sys_platform": "linux",
+    "platform_machine": "x86_64", "platform_system": "Linux", "os_name": "posix", "implementation_name": "cpython",
+    "platform_python_implementation": "CPython",
+}  # fmt: skip
 _PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in range(36, 4, -1)] + [
     f"manylinux{year}_x86_64" for year in (2014, 2010, 1)
 ]
+# The extras that are built on mgmt, each with its place.
+_EXTRAS = {"train": ".", "ops": "ops"}
 # 2024-01-01: zip timestamps, so that building the same source gives the same wheel.
 _EPOCH = "1704067200"
 
 
 def build_wheelhouse(repository: Path, destination: Path) -> Path:
-    """Bring `destination` up to date with `uv.lock` and the sources; downloads only when the lock changed.
+    """Bring `destination` up to date with `uv.lock` and the sources; an extra is downloaded only when its lock changed.
 
     Raises:
         UserError: a download or a build failed; its own message is passed on.
     """
     uv = Path(sys.executable).parent / "uv"
+    for extra, place in _EXTRAS.items():
+        _bring_extra(uv, repository, extra, destination / place)
+    shutil.copy2(uv, destination / "uv.new")
+    (destination / "uv.new").replace(destination / "uv")
+    _build_own_wheel(uv, repository, destination)
+    return destination
+
+
+def _bring_extra(uv: Path, repository: Path, extra: str, destination: Path) -> None:
     requirements = _run(
-        [uv, "export", "--frozen", "--extra", "train", "--no-dev", "--no-emit-project", "--no-header", "--no-annotate"],
+        [uv, "export", "--frozen", "--extra", extra, "--no-dev", "--no-emit-project", "--no-header", "--no-annotate"],
         cwd=repository,
     )
     destination.mkdir(parents=True, exist_ok=True)
@@ -44,16 +63,12 @@ def build_wheelhouse(repository: Path, destination: Path) -> Path:
         stamp.unlink(missing_ok=True)
         _fetch(repository, destination, requirements)
         write_atomic(stamp, digest)
-    shutil.copy2(uv, destination / "uv.new")
-    (destination / "uv.new").replace(destination / "uv")
-    _build_own_wheel(uv, repository, destination)
-    return destination
 
 
 def _fetch(repository: Path, destination: Path, requirements: str) -> None:
     """Wheels by hash; a package that has none is built here from its hashed source, and pinned to what was built."""
     source_only = _source_only(repository)
-    lines = _join_continuations(requirements)
+    lines = [line for line in map(_for_nodes, _join_continuations(requirements)) if line]
     binary = [line for line in lines if line.split("==")[0] not in source_only]
     source = [line for line in lines if line.split("==")[0] in source_only]
     with tempfile.TemporaryDirectory(dir=destination, prefix=".fetch-") as name:
@@ -90,6 +105,17 @@ def _source_only(repository: Path) -> set[str]:
 def _join_continuations(requirements: str) -> list[str]:
     joined = requirements.replace("\\\n", " ").splitlines()
     return [" ".join(line.split()) for line in joined if line.strip() and not line.lstrip().startswith("#")]
+
+
+def _for_nodes(line: str) -> str:
+    """A requirement without its marker; nothing when the marker excludes the nodes. pip judges markers by the Python
+    that runs it, which may be another than theirs.
+    """
+    text, separator, hashes = line.partition(" --hash=")
+    requirement = Requirement(text)
+    if requirement.marker and not requirement.marker.evaluate(_NODE_MARKERS):
+        return ""
+    return f"{requirement.name}{requirement.specifier}{separator}{hashes}"
 
 
 def _build_own_wheel(uv: Path, repository: Path, destination: Path) -> None:

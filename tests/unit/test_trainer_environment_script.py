@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = (ROOT / "roles/trainer_env/files/trainer-env").read_text()
+COMMON = (ROOT / "playbooks/files/offline-env").read_text()
+SCRIPT = COMMON + (ROOT / "roles/trainer_env/files/trainer-env").read_text()
 
 
 def wheel(directory: Path, name: str, text: str) -> Path:
@@ -62,8 +63,8 @@ class Environment:
             ["/usr/bin/python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], text=True
         ).strip()
         settings = {
-            "wheelhouse": self.wheelhouse, "root": self.root, "python_version": version, "torch": "2.13.0",
-            "deepspeed": "0.19.8", "accelerator": "cpu",
+            "wheelhouse": self.wheelhouse, "packages": self.wheelhouse, "root": self.root, "commands": "python",
+            "python_version": version, "torch": "2.13.0", "deepspeed": "0.19.8", "accelerator": "cpu",
         }  # fmt: skip
         text = "".join(f"{key}='{value}'\n" for key, value in settings.items())
         return subprocess.run(
@@ -161,7 +162,8 @@ def test_a_wheel_of_another_hash_is_refused_and_nothing_half_made_is_used(enviro
 
 
 def test_another_python_than_the_locks_is_refused(environment: Environment) -> None:
-    script = f"set -- make_deps\nwheelhouse='{environment.wheelhouse}' root='{environment.root}' python_version=2.7 "
+    script = f"set -- make_deps\nwheelhouse='{environment.wheelhouse}' packages='{environment.wheelhouse}' "
+    script += f"root='{environment.root}' python_version=2.7 commands=python "
     script += f"torch=2.13.0 deepspeed=0.19.8 accelerator=cpu\n{SCRIPT}"
     done = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
