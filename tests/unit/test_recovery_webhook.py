@@ -260,7 +260,7 @@ def test_a_storm_of_webhooks_is_served_and_logged_in_a_few_lines(
 def test_slow_clients_cost_nothing(door: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """Some say nothing, some shake hands and stop in the headers, one trickles its body: all places are taken."""
     monkeypatch.setattr(webhook, "PATIENCE_S", 0.3)
-    slow = [door.slow_client() for _ in range(webhook.CONNECTIONS - 2)]
+    slow: list[socket.socket] = [door.slow_client() for _ in range(webhook.CONNECTIONS - 2)]
     for head in (b"POST /webhook HT", b"POST /webhook HTTP/1.1\r\nContent-Length: 5000\r\n\r\n{"):
         client = door.client_tls.wrap_socket(door.slow_client(), server_hostname="127.0.0.1")
         client.sendall(head)
