@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from runbooks.engine import step_files, units
-from runbooks.engine.model import Incident, Slot, State, Step, StepStatus, Work
+from runbooks.engine.model import Incident, Slot, State, Step, StepResult, StepStatus, Work
 from runbooks.engine.units import Systemd, UnitActions
 
 NOW = datetime(2026, 11, 23, 1, 0, tzinfo=UTC)
@@ -94,7 +94,7 @@ def actions(tmp_path: Path, systemd: Systemd, seconds: float = 0) -> UnitActions
     return UnitActions(tmp_path / "steps", tmp_path / "content/inventory/site", systemd=systemd, runner=runner)
 
 
-def wait(made: UnitActions) -> step_files.StepResult:
+def wait(made: UnitActions) -> StepResult:
     end = time.monotonic() + 20
     while (result := made.poll(STEP)) is None:
         assert time.monotonic() < end

@@ -269,8 +269,8 @@ def test_slow_clients_cost_nothing(door: Fixture, monkeypatch: pytest.MonkeyPatc
     begin = time.monotonic()
     assert door.ask(body=MESSAGE)[0] == 200
     assert time.monotonic() - begin < 2
-    for client in slow:
-        client.close()
+    for held in slow:
+        held.close()
 
 
 def test_a_slow_client_is_ended_at_its_deadline(door: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
