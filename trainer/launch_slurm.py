@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
 import time
@@ -12,6 +13,7 @@ from medllm.errors import Problem, UserError, user_error
 from medllm.remote import Remote, RemoteError
 from medllm.site import Site
 from trainer.launch import TRAINER_PYTHON, Ended, Plan, ProgressLine, job_name, refused_problems
+from trainer.launch_file import LAUNCH, RECOVERY, Launch
 from trainer.run_files import EVALUATIONS, EVENTS, METRICS, parse_lines
 
 _POLL_S = 1.0
@@ -19,6 +21,9 @@ _COMMAND_S = 30.0
 _VERIFY_S = 3600.0  # every byte of the data set is hashed
 _UNREACHABLE_S = 120.0
 _LEFT_S = 15.0
+# Recovery's first action comes within 30 s of a fault; a job's end is seen here some seconds after it.
+_NOTICED_S = 20.0
+_RECOVERED_S = 1800.0
 
 
 class SlurmLauncher:
@@ -48,14 +53,17 @@ class SlurmLauncher:
             mgmt.put(plan.request.model_dump_json(indent=1).encode(), str(request))
             mgmt.put(plan.script.encode(), str(script), mode=0o755)
             self._verify(mgmt, request)
-            submitted = mgmt.run(
-                f"sbatch --parsable --chdir={_quote(logs)} {_quote(script)} {_quote(request)}", deadline_s=_COMMAND_S
-            ).check()
-            job = submitted.stdout.strip().partition(";")[0]
+            submit = f"{self.python} -m trainer.submit --request {_quote(request)} --script {_quote(script)}"
+            job = mgmt.run(submit, deadline_s=2 * _COMMAND_S).check().stdout.strip()
             if self.detach:
                 progress.show(f"job {job} is queued")
                 return Ended(0)
             status = self._follow(mgmt, plan, job, progress)
+            while (newer := self._replaced_by(mgmt, plan, job, status)) is not None:
+                progress.close()
+                print(f"job {job} was ended by a fault; recovery goes on with job {newer}", file=sys.stderr)
+                job = newer
+                status = self._follow(mgmt, plan, job, progress)
             progress.close()
             return self._collect(mgmt, plan, job, status)
 
@@ -127,6 +135,38 @@ class SlurmLauncher:
             else:
                 over_since = 0.0
                 progress.show(f"job {job} {state.removesuffix(' None').lower()}", parse_lines(newest))
+            time.sleep(_POLL_S)
+
+    def _replaced_by(self, mgmt: Remote, plan: Plan, job: str, status: int) -> str | None:
+        """The job that recovery has submitted in place of one that ended; None when nobody is about to do so.
+
+        Recovery notices a job's end within seconds and says then that it works on the run; what it does takes minutes.
+        """
+        if status == 2 or self.site.recovery.mode != "act":
+            return None
+        run = plan.request.run_directory
+        look = (
+            f"cat {_quote(run / LAUNCH)} 2>/dev/null; echo; echo --; tail -n 1 {_quote(run / EVENTS)} 2>/dev/null; "
+            f"echo --; cat {_quote(run / RECOVERY)} 2>/dev/null"
+        )
+        begin, told = time.monotonic(), False
+        while True:
+            result = mgmt.run(look, deadline_s=_COMMAND_S)
+            waited = time.monotonic() - begin
+            if result.ok or not result.error:
+                launch, event, recovery = (part.strip() for part in result.stdout.split("--\n", 2))
+                if any(record.get("step", 0) >= plan.request.steps for record in parse_lines(event)):
+                    return None
+                with contextlib.suppress(ValueError):
+                    if (newest := Launch.parse(launch).job) != job:
+                        return newest
+                if recovery and not told:
+                    print(f"job {job} ended; recovery works on the run, waiting for its next job", file=sys.stderr)
+                    told = True
+                if not recovery and waited > _NOTICED_S:
+                    return None
+            if waited > _RECOVERED_S:
+                return None
             time.sleep(_POLL_S)
 
     def _collect(self, mgmt: Remote, plan: Plan, job: str, status: int) -> Ended:

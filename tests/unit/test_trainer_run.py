@@ -151,19 +151,20 @@ def test_sigterm_writes_a_checkpoint_first_and_the_run_goes_on(runs: Runs, unint
     assert events(run, "stop")[-1]["state_sha256"] == events(uninterrupted, "stop")[-1]["state_sha256"]
 
 
-def test_a_spoiled_checkpoint_is_passed_over_and_named(runs: Runs, uninterrupted: Path) -> None:
-    run = copy_run(uninterrupted, runs.base / "spoiled")
+@pytest.mark.parametrize(("how", "reason"), [("flipped", "has another sha256"), ("truncated", "has another size")])
+def test_a_spoiled_checkpoint_is_passed_over_and_named(runs: Runs, uninterrupted: Path, how: str, reason: str) -> None:
+    run = copy_run(uninterrupted, runs.base / how)
     newest = store.published(run)[0]
     file = newest.path / "engine/zero_pp_rank_1_mp_rank_00_optim_states.pt"
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
-    file.write_bytes(data)
-    ranks = runs.start("spoiled")
+    file.write_bytes(data if how == "flipped" else data[: len(data) // 2])
+    ranks = runs.start(how)
     assert ranks.wait() == [0, 0], ranks.output()
     [refused] = events(run, "refused")
     assert (refused["checkpoint"], refused["reason"]) == (
         newest.path.name,
-        f"{file.relative_to(newest.path)} has another sha256",
+        f"{file.relative_to(newest.path)} {reason}",
     )
     assert f"{newest.path.name} is refused" in ranks.output()
     assert events(run, "resume")[-1]["step"] == 12
