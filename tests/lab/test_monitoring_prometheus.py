@@ -53,7 +53,7 @@ def firing(name: str, node: str) -> bool:
 
 def test_every_exporter_is_scraped() -> None:
     nodes = len(SITE.gpu_nodes)
-    wanted = {"node-exporter": nodes + 1, "dcgm-exporter": nodes, "alertmanager": 1}
+    wanted = {"node-exporter": nodes + 1, "dcgm-exporter": nodes, "alertmanager": 1, "recovery": 1}
 
     def up() -> Counter[str]:
         targets = get(f"{PROMETHEUS}/targets?state=active")["data"]["activeTargets"]

@@ -75,6 +75,8 @@ def test_rules_fire_when_they_should_and_not_before(promtool: str, path: Path) -
         ("for: 1m", "for: 50s", "gpu.test.yml"),
         ("for: 1m", "for: 70s", "cluster.test.yml"),
         ("for: 30s", "for: 20s", "cluster.test.yml"),
+        ("for: 10m", "for: 9m", "recovery.test.yml"),
+        ("> 60", "> 70", "recovery.test.yml"),
     ],
 )
 def test_the_rule_tests_notice_a_changed_rule(promtool: str, tmp_path: Path, old: str, new: str, test: str) -> None:
