@@ -22,7 +22,7 @@ from runbooks.engine.model import Incident, Step, StepResult
 log = logging.getLogger("medllm.recover.units")
 
 # systemd answers in milliseconds; the engine's tick must not wait for one that does not.
-SYSTEMD_DEADLINE_S = 10
+SYSTEMD_DEADLINE_S = 5
 # The runner ends its work at the step's deadline by itself and writes why; systemd ends a runner that can't.
 MARGIN_S = 15
 STARTS = 3
