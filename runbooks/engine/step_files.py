@@ -19,6 +19,8 @@ from runbooks.engine.model import Incident, Slot, Step, StepResult, StepStatus, 
 
 SUMMARY_LIMIT = 500
 FACTS_LIMIT = 64 << 10
+# Seconds that Ansible itself takes to begin and to end.
+ANSIBLE_S = 10
 
 
 def describe(step: Step, incident: Incident, inventory: Path) -> dict[str, Any]:
@@ -31,6 +33,10 @@ def describe(step: Step, incident: Incident, inventory: Path) -> dict[str, Any]:
         "work": {**asdict(step.work), "slot": step.work.slot.value, "variables": dict(step.work.variables)},
         "site_inventory": str(inventory),
         "variables": {
+            # The playbook's own waits end first, so that it can say what did not happen.
+            "recovery_deadline_s": max(step.work.deadline_s - ANSIBLE_S, step.work.deadline_s // 2),
+            # What tells a machine that started anew from one that only came back.
+            "recovery_boot_id": str(incident.before.get("boot_id") or ""),
             **step.work.variables,
             "recovery_incident": incident.id,
             "recovery_node": incident.node,
