@@ -114,7 +114,8 @@ def test_a_step_is_written_whole_before_it_is_started(tmp_path: Path, systemd: P
     described = json.loads((directory / "step.json").read_text())
     assert step_files.work_of(described) == WORK
     assert described["variables"] == {
-        "via": "bmc", "recovery_deadline_s": 10, "recovery_boot_id": "", "recovery_incident": INCIDENT.id, "recovery_node": "node3", "recovery_device": "3",
+        "via": "bmc", "recovery_deadline_s": 10, "recovery_boot_id": "", "recovery_incident": INCIDENT.id,
+        "recovery_node": "node3", "recovery_device": "3",
         "recovery_run": "medllm-tiny",
     }  # fmt: skip
     assert described["node"] == "node3"
