@@ -45,7 +45,7 @@ class Fault:
 
     name: str
     summary: str
-    clears_on: Literal["reset", "reboot", "power_cycle", "never"]
+    clears_on: Literal["reset", "remount", "power_limit", "reboot", "power_cycle", "never"]
     needs_gpu: bool = False
     changes: Callable[[Target], Json] = lambda target: {}
     log: Callable[[Target], list[str]] = lambda target: []
@@ -101,6 +101,13 @@ FAULTS = {
             changes=_gpu({"temperature_c": 92, "memory_temperature_c": 98}),
         ),
         Fault(
+            "hot_spell",
+            "a GPU's temperature rises to 92 degrees until it may draw less than half of its power",
+            "power_limit",
+            needs_gpu=True,
+            changes=_gpu({"temperature_c": 92, "memory_temperature_c": 98}),
+        ),
+        Fault(
             "fabric_manager_dead",
             "the fabric manager dies and cannot start again until the NVSwitches start anew",
             "reboot",
@@ -110,7 +117,7 @@ FAULTS = {
         Fault(
             "lustre_evicted",
             "the Lustre server evicts this client",
-            "reboot",
+            "remount",
             changes=lambda target: {"lustre.evicted": True},
             log=lambda target: [
                 "LustreError: 167-0: medllm-MDT0000-mdc-ffff9d0f4a3c1000: This client was evicted by medllm-MDT0000; "

@@ -167,9 +167,12 @@ def _set(hardware: Json, path: str, value: object) -> None:
 
 
 def boot(path: Path) -> None:
-    """What a start of the machine clears: `reset` and `reboot` faults; `power_cycle` ones if the power was cut."""
+    """What a start of the machine clears: all but `never`; `power_cycle` faults only if the power was cut.
+
+    A fault that less than a boot clears (a reset of the GPU, a new mount, a lower power limit) is gone after one too.
+    """
     marker = path.with_name(POWER_CYCLE_MARKER)
-    cleared = {"reset", "reboot"} | ({"power_cycle"} if marker.exists() else set())
+    cleared = {"reset", "remount", "power_limit", "reboot"} | ({"power_cycle"} if marker.exists() else set())
     with edit(path) as hardware:
         clear_faults(hardware, lambda fault: fault["clears_on"] in cleared)
         for gpu in hardware["gpus"]:

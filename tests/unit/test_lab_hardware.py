@@ -54,11 +54,12 @@ def test_no_two_parts_of_the_cluster_share_an_identity() -> None:
     assert hardware.healthy("node1") == machines[1]
 
 
+KINDS = ["reset", "remount", "power_limit", "reboot", "power_cycle", "never"]
 events = st.lists(st.tuples(st.sampled_from(sorted(SILICON)), st.integers(0, 7)), max_size=12)
 
 
 @settings(max_examples=100, deadline=None)
-@given(events, st.permutations(["reset", "reboot", "power_cycle", "never"]))
+@given(events, st.permutations(KINDS))
 def test_whatever_broke_in_whatever_order_comes_back_whole(broken: list[tuple[str, int]], order: list[str]) -> None:
     silicon = hardware.healthy("node1")
     for name, gpu in broken:
@@ -80,7 +81,7 @@ def test_a_fault_put_in_twice_is_one_fault() -> None:
 @pytest.mark.parametrize(("power_cut", "left"), [(False, ["power_cycle", "never"]), (True, ["never"])])
 def test_a_boot_clears_what_a_boot_can(tmp_path: Path, power_cut: bool, left: list[str]) -> None:
     silicon = hardware.healthy("node1")
-    for kind in ("reset", "reboot", "power_cycle", "never"):
+    for kind in KINDS:
         hardware.put_fault(silicon, f"a {kind}", "", kind, {})
     path = _stored(tmp_path, silicon)
     if power_cut:

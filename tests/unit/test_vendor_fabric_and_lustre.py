@@ -182,6 +182,18 @@ def test_an_evicted_client_fails_everywhere(mounted: Node) -> None:
     assert "state: EVICTED" in run_mounted(mounted, "lctl", "get_param", "osc.*.import")[1]
 
 
+def test_a_new_mount_ends_an_eviction_and_nothing_else(node: Node) -> None:
+    hardware = node.read()
+    for name, clears_on, path in (("evicted", "remount", "lustre.evicted"), ("cable", "never", "lustre.reachable")):
+        hardware["faults"].append(
+            {"name": name, "target": "", "clears_on": clears_on, "since": "", "restore": {path: name == "cable"}}
+        )
+    hardware["lustre"]["evicted"] = True
+    node.write(hardware)
+    assert node.python("from lab.vendor.labsim import hardware; hardware.clear_by_remount()").returncode == 0
+    assert (node.read()["lustre"]["evicted"], [fault["name"] for fault in node.read()["faults"]]) == (False, ["cable"])
+
+
 def test_layouts_are_inherited_and_bad_ones_refused(mounted: Node, tmp_path: Path) -> None:
     folder = tmp_path / "data" / "deep"
     folder.mkdir(parents=True)

@@ -149,6 +149,18 @@ def test_power_limit_is_kept_by_the_silicon(node: Node) -> None:
     assert [gpu["power_limit_w"] for gpu in node.read()["gpus"]] == [700, 700, 650, *[700] * 5]
 
 
+@pytest.mark.parametrize(("watts", "left"), [("400", ["gpu2", "gpu3"]), ("250", ["gpu3"])])
+def test_a_hot_spell_ends_when_the_gpu_may_draw_little(node: Node, watts: str, left: list[str]) -> None:
+    hardware = node.read()
+    for gpu in (2, 3):
+        hardware["faults"].append(
+            {"name": "hot_spell", "target": f"gpu{gpu}", "clears_on": "power_limit", "since": "", "restore": {}}
+        )
+    node.write(hardware)
+    node.run("nvidia-smi", "-i", "2", "-pl", watts)
+    assert [fault["target"] for fault in node.read()["faults"]] == left
+
+
 def test_a_reset_clears_what_a_reset_clears(node: Node) -> None:
     hardware = node.read()
     for name, clears_on, value in (("pending", "reset", "pending"), ("failure", "never", "failure")):

@@ -81,6 +81,17 @@ def clear_by_reset(hardware: Json, target: str) -> None:
     silicon.clear_faults(hardware, lambda fault: fault["clears_on"] == "reset" and fault["target"] == target)
 
 
+def clear_by_power_limit(hardware: Json, target: str) -> None:
+    """Take out the faults of `target` (gpu3) that less power ends."""
+    silicon.clear_faults(hardware, lambda fault: fault["clears_on"] == "power_limit" and fault["target"] == target)
+
+
+def clear_by_remount() -> None:
+    """Take out what a new mount ends: the servers see a client that they have not evicted."""
+    with edit() as hardware:
+        silicon.clear_faults(hardware, lambda fault: fault["clears_on"] == "remount")
+
+
 def kernel_log(*messages: str, level: int = 3) -> None:
     """Lines of the kernel's log. A node's /dev/kmsg is a FIFO that journald reads, so records are written, not text.
 

@@ -79,6 +79,8 @@ def main(arguments: list[str]) -> int:
     if failure == 0:
         failure = 0 if lustre.lustre()["reachable"] else errno.EIO
     if failure == 0 and not options.f:
+        # A new mount is a new client to the servers, which have not evicted it.
+        hardware.clear_by_remount()
         failure = _bind(directory, words)
     if failure:
         return _fail(failure, device, directory, match["fsname"])
@@ -105,8 +107,6 @@ def check(words: list[str]) -> int:
 
 
 def _bind(directory: str, words: list[str]) -> int:
-    if lustre.lustre()["evicted"]:
-        words = [*words, "ro"]  # until the fault clears, no write of this client reaches a server
     flags = [word for word in words if word in ("ro", "nosuid", "nodev", "noexec", "noatime", "nodiratime", "relatime")]
     bind = ["/bin/mount", "--bind", "-o", ",".join(flags) or "rw", lustre.BACKING, directory]
     return errno.EIO if subprocess.run(bind, check=False).returncode else 0

@@ -106,6 +106,8 @@ def _power_limit(gpus: list[Gpu], watts: float) -> int:
         with hardware.edit() as silicon:
             target = next(item for item in silicon["gpus"] if item["uuid"] == gpu.data["uuid"])
             before, target["power_limit_w"] = float(target["power_limit_w"]), watts
+            if watts < high / 2:
+                hardware.clear_by_power_limit(silicon, f"gpu{gpu.index}")
         print(f"Power limit for GPU {gpu.data['pci']} was set to {watts:.2f} W from {before:.2f} W.")
         if not driver.persistence_enabled(gpu.index):
             print(
