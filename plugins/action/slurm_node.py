@@ -23,7 +23,7 @@ POLL_S = 0.5
 # Sets $state, $reason and $holder of the node $1 for the incident $2; every command of Slurm's has a time limit, since
 # a controller that hangs answers nothing.
 HOLDER = r"""
-line=$(timeout 10 scontrol --oneliner show node "$1") || { echo "scontrol: $line" >&2; exit 3; }
+line=$(timeout 10 scontrol --oneliner show node "$1" 2>&1) || { echo "scontrol: $line" >&2; exit 3; }
 state=$(printf '%s\n' "$line" | sed -n 's/.*[[:space:]]State=\([^[:space:]]*\).*/\1/p')
 reason=$(printf '%s\n' "$line" | sed -n 's/.*[[:space:]]Reason=\(.*\)/\1/p')
 case "$state" in
@@ -154,10 +154,14 @@ class ActionModule(ActionBase):
             }
         )
         self.options, self.end = options, time.monotonic() + options["deadline_s"]
+        return {**result, **self.answer()}
+
+    def answer(self) -> dict[str, Any]:
+        """What the task reports."""
         try:
-            return {**result, **self._bring()}
+            return self._bring()
         except (HeldError, TimeoutError, OSError, ValueError) as error:
-            return {**result, "failed": True, "msg": str(error)}
+            return {"failed": True, "msg": str(error)}
 
     def _bring(self) -> dict[str, Any]:
         wanted, look = self.options["state"], self._look()
