@@ -95,18 +95,16 @@ def history(
     from runbooks.engine import history as told
 
     if state is None:
-        text = _on_mgmt(inventory, "history", *([incident] if incident else []))
+        text, found = _on_mgmt(inventory, told.parse, "history", *([incident] if incident else []))
     else:
         with _store(state) as store:
-            text = (
-                _named(store, incident, lambda name: told.read(store, name)).dump()
-                if incident
-                else told.read(store).dump()
-            )
+            name = incident
+            found = told.read(store) if name is None else _named(store, name, lambda one: told.read(store, one))
+        text = found.dump()
     if as_json:
-        print(text)
+        print(text.strip())
     else:
-        told.show(told.parse(text), one=incident is not None)
+        told.show(found, one=incident is not None)
 
 
 @app.command()
@@ -116,7 +114,7 @@ def approve(
     """Agree to what an incident waits for: the reboot or power cycle that its plan names."""
     who = by or getpass.getuser()
     if state is None:
-        _relay(_on_mgmt(inventory, "approve", incident, "--by", who), as_json)
+        _relay(inventory, as_json, "approve", incident, "--by", who)
         return
     with _store(state) as store:
         found = _named(store, incident, store.incident)
@@ -132,7 +130,7 @@ def resolve(
     """Say that an escalated incident's cause is mended: the engine checks the node and returns it to service."""
     who = by or getpass.getuser()
     if state is None:
-        _relay(_on_mgmt(inventory, "resolve", incident, "--by", who), as_json)
+        _relay(inventory, as_json, "resolve", incident, "--by", who)
         return
     with _store(state) as store:
         found = _named(store, incident, store.incident)
@@ -153,7 +151,7 @@ def pause(
     who = by or getpass.getuser()
     _must(bool(reason.strip()), "a pause without a reason tells nobody when to end it")
     if state is None:
-        _relay(_on_mgmt(inventory, "pause", "--reason", reason, "--by", who), as_json)
+        _relay(inventory, as_json, "pause", "--reason", reason, "--by", who)
         return
     with _store(state) as store:
         store.set_paused(f"{who}: {reason.strip()}")
@@ -164,7 +162,7 @@ def pause(
 def unpause(inventory: Inventory = LAB, state: State = None, as_json: Json = False) -> None:
     """End a pause."""
     if state is None:
-        _relay(_on_mgmt(inventory, "unpause"), as_json)
+        _relay(inventory, as_json, "unpause")
         return
     with _store(state) as store:
         was = store.paused()
@@ -206,21 +204,25 @@ def _say(as_json: bool, text: str, **values: str) -> None:
     print(json.dumps({"said": text, **values}, ensure_ascii=False) if as_json else text)
 
 
-def _relay(text: str, as_json: bool) -> None:
-    print(text.strip() if as_json else json.loads(text)["said"])
+def _relay(inventory: Path, as_json: bool, *words: str) -> None:
+    text, said = _on_mgmt(inventory, lambda answer: str(json.loads(answer)["said"]), *words)
+    print(text.strip() if as_json else said)
 
 
-def _on_mgmt(inventory: Path, *words: str) -> str:
-    """What the same command prints on mgmt, as JSON. Raises UserError for what it refuses; ends with 1 otherwise."""
+def _on_mgmt(inventory: Path, read: Callable[[str], T], *words: str) -> tuple[str, T]:
+    """What the same command prints on mgmt, as JSON and as `read` reads it. Raises UserError for what is refused
+    there; ends with 1 when there is no answer.
+    """
     site = load_site(inventory)
     command = shlex.join([f"{site.paths.app}/{COMMAND}", "recover", *words, "--state", str(STATE), "--json"])
     try:
         with Remote(site.mgmt) as remote:
             result = remote.run(command, deadline_s=REMOTE_S, sudo=True)
-            if result.rc == 2 and result.stdout.strip():
-                found = json.loads(result.stdout)["problems"]
-                raise UserError(*(Problem(one["rule"], one["fix"], key=one["key"]) for one in found))
-            return result.check().stdout
-    except (RemoteError, ValueError, KeyError) as error:
+        if result.rc == 2 and result.stdout.strip():
+            found = json.loads(result.stdout)["problems"]
+            raise UserError(*(Problem(one["rule"], one["fix"], key=one["key"]) for one in found))
+        text = result.check().stdout
+        return text, read(text)
+    except (RemoteError, ValueError, KeyError, TypeError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -103,7 +104,8 @@ def parse(text: str) -> History:
 
 def show(history: History, *, one: bool) -> None:
     """Print the table, or the one incident's time line."""
-    console = Console()
+    # Into a pipe or a file: wide enough for a sentence in the last column.
+    console = Console(width=None if sys.stdout.isatty() else 180)
     if history.paused:
         console.print(f"[yellow]paused[/]: {escape(history.paused)}")
     if one:

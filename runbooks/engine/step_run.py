@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import pwd
+import signal
 import sys
 import threading
 import time
@@ -138,6 +139,9 @@ def play(directory: Path, inventory: Path, work: Work, variables: Mapping[str, A
     if playbook.parent != content / "playbooks" or not playbook.is_file():
         return step_files.failed(f"there is no playbooks/{work.playbook}")
     watch = _Watch()
+    # Who ends the unit ends Ansible with it, whose bad exit then says nothing about the work.
+    told_to_end: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: told_to_end.append(number))
     runner = ansible_runner.run(
         private_data_dir=str(directory),
         project_dir=str(content),
@@ -156,10 +160,12 @@ def play(directory: Path, inventory: Path, work: Work, variables: Mapping[str, A
         ident="run",
         quiet=True,
         event_handler=watch.event,
+        cancel_callback=lambda: bool(told_to_end),
     )
+    signal.signal(signal.SIGTERM, before)
     ended = datetime.now(UTC)
-    if runner.status == "timeout" or runner.rc is None:
-        how = f"did not end within {work.deadline_s} s" if runner.status == "timeout" else "was killed"
+    if runner.status == "timeout" or runner.rc is None or told_to_end:
+        how = f"did not end within {work.deadline_s} s" if runner.status == "timeout" else "was ended from outside"
         return StepResult(StepStatus.UNKNOWN, f"{how}; its last task: {watch.task or 'none'}", watch.facts, ended)
     if runner.rc:
         text = watch.failure or f"exit status {runner.rc}"

@@ -116,14 +116,15 @@ def test_a_hung_playbook_is_ended_with_all_that_it_started(place: Place) -> None
 
 
 def test_a_runner_that_stands_still_is_ended_by_systemd(place: Place) -> None:
-    place.engine("start", "hangs.yml", deadline_s=2)
+    place.engine("start", "hangs.yml", deadline_s=6)
     place.sh(f"sleep 3; systemctl kill --kill-who=all --signal=STOP {place.step}.service")
     assert place.engine("poll", "hangs.yml") is None
     # The deadline, the margin that the runner has to say why, and the time to end.
-    place.remote.run("sleep 23", deadline_s=60)
+    place.remote.run("sleep 24", deadline_s=60)
     status, summary = place.engine("poll", "hangs.yml")
     assert status == "unknown"
-    assert "ended without a result" in summary
+    # systemd wakes it up to end it, and it may still say so; or it is killed and says nothing.
+    assert "ended" in summary
     assert place.remote.run("pgrep -f '[s]leep 271828'", deadline_s=20, sudo=True).rc == 1
     # What began is never begun again.
     assert place.engine("start poll", "hangs.yml")[0] == "unknown"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -191,6 +192,26 @@ def test_a_hung_playbook_ends_at_its_deadline_and_nobody_knows_what_it_did(conte
     assert result is not None
     assert result.status is StepStatus.UNKNOWN
     assert result.summary == "did not end within 6 s; its last task: Wait for ever"
+
+
+def test_a_step_whose_unit_is_stopped_is_unknown_and_not_failed(content: Path) -> None:
+    """systemd sends SIGTERM to all of the unit; Ansible's bad exit must not be read as the work's."""
+    directory = content.parent / "step-hangs"
+    write_step(directory, play("hangs.yml"))
+    command = [sys.executable, "-m", "runbooks.engine.step_run", str(directory), "-i", str(content / "inventory/site")]
+    with subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, start_new_session=True) as process:
+        while not (events := list(directory.glob("artifacts/run/job_events/*"))) or len(events) < 4:
+            time.sleep(0.1)
+        children = subprocess.run(
+            ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, timeout=10, check=True
+        ).stdout.split()
+        for pid in (*map(int, children), process.pid):
+            os.kill(pid, signal.SIGTERM)
+        assert process.wait(timeout=30) == 1
+    result = step_files.read_result(directory)
+    assert result is not None
+    assert result.status is StepStatus.UNKNOWN
+    assert "was ended from outside" in result.summary
 
 
 def test_work_that_began_is_not_begun_again(content: Path) -> None:
