@@ -176,7 +176,8 @@ def boot(path: Path) -> None:
     with edit(path) as hardware:
         clear_faults(hardware, lambda fault: fault["clears_on"] in cleared)
         for gpu in hardware["gpus"]:
-            # A driver counts volatile errors and remembers the last XID from its start on.
+            # A driver counts volatile errors, remembers the last XID and keeps a power limit from its start on.
+            gpu["power_limit_w"] = gpu["power_limit_max_w"]
             gpu["ecc"]["sbe_volatile"] = gpu["ecc"]["dbe_volatile"] = 0
             if gpu["present"]:
                 gpu["last_xid"] = 0

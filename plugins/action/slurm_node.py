@@ -180,11 +180,14 @@ class ActionModule(ActionBase):
         if self._task.check_mode or (not changed and self.options["jobs"] == "leave"):
             return {**before, "changed": changed, "ended_jobs": []}
         if not there:
-            self._set(target)
+            # DOWN sends the node's jobs back to the queue; ours are ended before that.
+            self._set("drain" if target == "down" and ending else target)
         if wanted == "in_service":
             after = self._wait(_serves, "it is not back in service for Slurm (see journalctl -u slurmd there)")
             return {**before, "changed": changed, "state": after.state}
         ended = self._end_jobs() if self.options["jobs"] != "leave" else []
+        if not there and target == "down" and ending:
+            self._set(target)
         after = self._look()
         return {**before, "changed": changed, "state": after.state, "ended_jobs": ended}
 

@@ -19,6 +19,7 @@ from lab import faults
 from lab.layout import BY_NAME, lab_dir
 from medllm.remote import Remote
 from medllm.site import load_site
+from tests.lab.engine_aside import engine_stopped
 from tests.trainer_helpers import write_dataset
 from trainer.run_files import parse_lines
 
@@ -113,10 +114,7 @@ class Cluster:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     notes = tmp_path_factory.mktemp("data") / "notes"
     key = write_dataset(notes)
-    with Remote(SITE.mgmt) as mgmt:
-        # The engine would do the same things at the same time.
-        engine = mgmt.run("systemctl is-active medllm-recover.service", deadline_s=20).ok
-        mgmt.run("systemctl stop medllm-recover.service", deadline_s=30, sudo=True)
+    with Remote(SITE.mgmt) as mgmt, engine_stopped(mgmt):
         mgmt.put_tree(notes, DATA)
         mgmt.put(key, KEY)
         try:
@@ -125,8 +123,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             mgmt.run(f"squeue --me -h -o '%i %j' | grep -E 'medllm-{NAME}|other-{NAME}' | cut -d' ' -f1 | "
                      "xargs -r scancel --signal=KILL --full", deadline_s=30)  # fmt: skip
             mgmt.run(f"rm -rf {DATA} {KEY} {SITE.paths.checkpoints}/{NAME}-*", deadline_s=60).check()
-            if engine:
-                mgmt.run("systemctl start medllm-recover.service", deadline_s=30, sudo=True).check()
 
 
 @pytest.fixture(autouse=True)

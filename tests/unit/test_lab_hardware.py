@@ -83,11 +83,13 @@ def test_a_boot_clears_what_a_boot_can(tmp_path: Path, power_cut: bool, left: li
     silicon = hardware.healthy("node1")
     for kind in KINDS:
         hardware.put_fault(silicon, f"a {kind}", "", kind, {})
+    silicon["gpus"][2]["power_limit_w"] = 250
     path = _stored(tmp_path, silicon)
     if power_cut:
         path.with_name(POWER_CYCLE_MARKER).touch()
     hardware.boot(path)
     assert [fault["clears_on"] for fault in hardware.read(path)["faults"]] == left
+    assert hardware.read(path)["gpus"] == hardware.healthy("node1")["gpus"]
     assert not path.with_name(POWER_CYCLE_MARKER).exists()
 
 
