@@ -172,7 +172,9 @@ def _validated(document: Document) -> Procedure:
             # A union's branches stand in the place too, as names that no file has.
             keys = tuple(key for key in detail["loc"] if isinstance(key, int) or key.replace("_", "").isalnum())
             message = detail["msg"].removeprefix("Value error, ")
-            rule = {"missing": "the key is missing", "extra_forbidden": "the key is unknown"}.get(detail["type"], message)
+            rule = {"missing": "the key is missing", "extra_forbidden": "the key is unknown"}.get(
+                detail["type"], message
+            )
             fix = "see runbooks/procedures/schema.json and the other procedures"
             problems.append(Problem(rule, fix, document.path, document.line_of(keys), dotted(keys) or None))
         raise UserError(*problems) from None

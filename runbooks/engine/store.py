@@ -1,8 +1,8 @@
-"""Incidents, steps and time lines in one SQLite file: what is committed here has happened, whoever is killed and when.
+"""Incidents, steps and time lines in one SQLite file: what is committed has happened, whoever is killed and when.
 
-One engine writes incidents; a person's commands, in processes of their own, only add requests, which the engine reads at
-its next tick. A request is done with once an event carries its number (`data["request"]`), in the same transaction as
-what came of it.
+One engine writes incidents; a person's commands, in processes of their own, only add requests, which the engine reads
+at its next tick. A request is done with once an event carries its number (`data["request"]`), in the same transaction
+as what came of it.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Store:
 
     def incident(self, name: str) -> Incident:
         """One incident. Raises KeyError."""
-        return self._load()[id]
+        return self._load()[name]
 
     def steps(self, incident: str) -> list[Step]:
         """The steps of an incident, in their order."""
@@ -161,7 +161,7 @@ class Store:
     def new_id(self, now: datetime) -> str:
         """The next free name, for example `inc-20261123-0001`; it is taken once an incident of it is saved."""
         day = f"inc-{now.astimezone(UTC):%Y%m%d}-"
-        numbers = [int(id.removeprefix(day)) for id in self._load() if id.startswith(day)]
+        numbers = [int(name.removeprefix(day)) for name in self._load() if name.startswith(day)]
         return f"{day}{max(numbers, default=0) + 1:04d}"
 
     def paused(self) -> str:
@@ -174,13 +174,13 @@ class Store:
         with self._transaction():
             self._db.execute("INSERT OR REPLACE INTO settings VALUES ('paused', ?)", (text,))
 
-    def approve(self, incident: str, who: str, now: datetime) -> None:
+    def approve(self, name: str, who: str, now: datetime) -> None:
         """Agree to what the incident's attempt of this moment needs an approval for. Raises KeyError."""
-        self._request(id, "approve", who, now)
+        self._request(name, "approve", who, now)
 
-    def request_resolve(self, incident: str, who: str, now: datetime) -> None:
+    def request_resolve(self, name: str, who: str, now: datetime) -> None:
         """Say that a person mended what was escalated. Raises KeyError."""
-        self._request(id, "resolve", who, now)
+        self._request(name, "resolve", who, now)
 
     def requests(self) -> list[Request]:
         """What was asked for and not answered yet, oldest first."""
@@ -193,13 +193,13 @@ class Store:
             for number, incident, kind, who, at, attempt in rows
         ]
 
-    def _request(self, id: str, kind: str, who: str, now: datetime) -> None:
+    def _request(self, name: str, kind: str, who: str, now: datetime) -> None:
         with self._transaction():
-            # Inside of the transaction: the attempt that a person agrees to is the one that stands while this is written.
-            row = self._db.execute("SELECT body FROM incidents WHERE id = ?", (id,)).fetchone()
+            # Inside of the transaction: the attempt agreed to is the one that stands while this is written.
+            row = self._db.execute("SELECT body FROM incidents WHERE id = ?", (name,)).fetchone()
             if row is None:
                 raise KeyError(name)
-            values = (id, kind, who, now.isoformat(), json.loads(row[0])["attempt"])
+            values = (name, kind, who, now.isoformat(), json.loads(row[0])["attempt"])
             self._db.execute("INSERT INTO requests (incident, kind, who, at, attempt) VALUES (?, ?, ?, ?, ?)", values)
 
     def _load(self) -> dict[str, Incident]:
