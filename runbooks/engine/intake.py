@@ -208,5 +208,6 @@ def run_on(world: World, node: str) -> RunView | None:
     return min(wanted, key=lambda run: run.ended is not None, default=None)
 
 
-def _key(signal: Signal) -> tuple[str, str, str, datetime]:
-    return signal.kind, signal.name, signal.device, signal.since
+def _key(signal: Signal) -> tuple[str, str, str, datetime | None]:
+    """What makes a signal another one. A log has a line for each event; a condition only holds on."""
+    return signal.kind, signal.name, signal.device, signal.since if signal.kind == "kernel" else None
