@@ -137,6 +137,7 @@ class RunView:
     checkpoint_step: int | None
     restarts: int
     finished: bool
+    ended_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,93 @@
+"""Slurm's nodes and jobs, from `scontrol --oneliner show`."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+
+from runbooks.engine.model import Job, SchedulerNode
+
+# TZ: scontrol prints local time without saying which.
+COMMAND = (
+    "export TZ=UTC; timeout 8 scontrol --oneliner show node && echo @@ && timeout 8 scontrol --oneliner --all show job"
+)
+# Suffixes of a state, man sinfo "NODE STATE CODES"; * alone means something here.
+_SUFFIX = re.compile(r"[*~#!%$@^-]+$")
+_NAMES = re.compile(r"([^,\[]+(?:\[[^\]]*\])?)(?:,|$)")
+
+
+def parse_slurm(text: str) -> tuple[dict[str, SchedulerNode], tuple[Job, ...]]:
+    """Nodes by name, and jobs.
+
+    Raises:
+        ValueError: not what scontrol prints.
+    """
+    nodes_text, mark, jobs_text = text.partition("@@\n")
+    if not mark:
+        raise ValueError("scontrol's answer is cut off")
+    nodes = {}
+    for line in filter(str.strip, nodes_text.splitlines()):
+        name, states = _field(line, "NodeName"), _field(line, "State")
+        if not name or not states:
+            raise ValueError(f"no node: {line[:80]!r}")
+        nodes[name] = SchedulerNode(name, _states(states), _reason(line))
+    if not nodes:
+        raise ValueError("scontrol knows no node")
+    jobs = []
+    for line in filter(str.strip, jobs_text.splitlines()):
+        if line.startswith("No jobs in the system"):
+            continue
+        name, state = _field(line, "JobId"), _field(line, "JobState")
+        if not name or not state:
+            raise ValueError(f"no job: {line[:80]!r}")
+        jobs.append(
+            Job(
+                name, _field(line, "JobName"), _field(line, "UserId").partition("(")[0], state,
+                expand(_field(line, "NodeList")), _time(_field(line, "StartTime")),
+            )
+        )  # fmt: skip
+    return nodes, tuple(jobs)
+
+
+def expand(listed: str) -> tuple[str, ...]:
+    """`node[1-3,7]` as names; nothing for `(null)`. Raises ValueError."""
+    if not listed or listed.startswith("("):
+        return ()
+    names: list[str] = []
+    for part in _NAMES.findall(listed):
+        head, bracket, body = part.partition("[")
+        if not bracket:
+            names.append(part)
+            continue
+        for piece in body.rstrip("]").split(","):
+            first, dash, last = piece.partition("-")
+            numbers = range(int(first), int(last if dash else first) + 1)
+            names += [f"{head}{number:0{len(first)}d}" for number in numbers]
+    return tuple(names)
+
+
+def _field(line: str, name: str) -> str:
+    found = re.search(rf"(?:^|\s){name}=(\S*)", line)
+    return found[1] if found else ""
+
+
+def _reason(line: str) -> str:
+    """The reason without "[user@time]"; it is the last field, and may hold spaces."""
+    found = re.search(r"\sReason=(.*?)\s*(?:\[[^\[\]]*@[^\[\]]*\])?\s*(?:Comment=.*)?$", line)
+    return found[1].strip() if found else ""
+
+
+def _states(text: str) -> frozenset[str]:
+    states = set()
+    for word in text.split("+"):
+        if "*" in word:
+            states.add("NOT_RESPONDING")
+        states.add(_SUFFIX.sub("", word).replace("DRAINED", "DRAIN").replace("DRAINING", "DRAIN"))
+    return frozenset(states)
+
+
+def _time(text: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text).replace(tzinfo=UTC)
+    except ValueError:
+        return None
