@@ -82,6 +82,17 @@ case "$holder" in person | incident) printf '%s\n%s\n%s\n' "$holder" "$state" "$
 """
 )
 
+# Step by step: a KILL for a whole job is a TERM to its ranks and a KILL 30 s later (KillWait), `--full` or not (seen on
+# 22.05), and ranks that wait for a dead one do nothing with that time. The plain scancel ends the job script, and a job
+# that waits in the queue again.
+KILL_JOBS = r"""
+for job; do
+    steps=$(timeout 10 squeue --steps --noheader --jobs="$job" --format=%i | grep -E '\.[0-9]+$')
+    [ -z "$steps" ] || timeout 20 scancel --signal=KILL $steps
+done
+timeout 20 scancel --signal=KILL --full "$@"
+timeout 20 scancel "$@"
+"""
 # As the run's owner: root must not write through links in a directory that another user owns. With a time limit, since
 # storage that hangs must not hold the recovery up.
 MARK_RUNS = r"""
@@ -218,9 +229,7 @@ class ActionModule(ActionBase):
                 raise TimeoutError(f"jobs of ours do not end: {_listed(left)}")
             ours |= {job.id: job for job in left}
             names = [job.id for job in left]
-            # A plain scancel leaves 30 s between SIGTERM and SIGKILL (KillWait), and ranks that wait for a dead one
-            # do nothing with them; it ends what KILL does not reach: a job that waits in the queue again.
-            self._shell('timeout 20 scancel --signal=KILL --full "$@"; timeout 20 scancel "$@"', *names)
+            self._shell(KILL_JOBS, *names)
             time.sleep(POLL_S)
         if self.options["node"]:
             self._wait(lambda look: not [job for job in look.alive if not job.run], "others' jobs still run on it")

@@ -265,6 +265,28 @@ def test_a_hung_node_is_taken_down_and_its_power_cut(cluster: Cluster) -> None:
     user.wait(30)
 
 
+def test_ranks_that_ignore_sigterm_give_their_nodes_back_at_once(cluster: Cluster) -> None:
+    """A job's KILL is a TERM first, and a KILL after KillWait (30 s): too long for a restart within two minutes."""
+    run = f"{NAME}-deaf"
+    deaf = 'trap "" TERM; for second in $(seq 300); do sleep 1; done'
+    script = f"#!/bin/bash\ntrap '' TERM\nsrun bash -c '{deaf}'\n"
+    place = f"{SITE.paths.checkpoints}/{run}"
+    cluster.mgmt.put(script.encode(), f"{place}/logs/job.sh")
+    job = cluster.mgmt.run(
+        f"cd {place}/logs && sbatch --parsable -N2 --gres=gpu:8 --job-name=medllm-{run} job.sh", deadline_s=20
+    ).check().stdout.strip()  # fmt: skip
+    cluster.mgmt.put(json.dumps({"job": job}).encode(), f"{place}/launch.json")
+    end = time.monotonic() + 20
+    while cluster.job_state(job) != "RUNNING" and time.monotonic() < end:
+        time.sleep(0.2)
+    time.sleep(1)
+    begin = time.monotonic()
+    assert must("end_job", "", run)["ended_jobs"] == [job]
+    while cluster.job_state(job):
+        assert time.monotonic() - begin < 10, cluster.job_state(job)
+        time.sleep(0.2)
+
+
 def test_a_node_without_power_is_switched_on(cluster: Cluster) -> None:
     boot = cluster.boot_id("node4")
     faults.inject(BY_NAME["node4"], "gone", None)

@@ -58,7 +58,7 @@ class Slurm:
             f'*) sed "s/State=[A-Z+*]*/State=IDLE+DRAIN/; s/ext.*/& /; s|n/s .*|n/s Reason=${{3#reason=}} [x]|" '
             f"{folder}/idle > {folder}/node ;; esac; else cat {folder}/node; fi",
         )
-        self.command("squeue", f"cat {folder}/jobs")
+        self.command("squeue", f'case "$1" in --steps) echo "${{3#--jobs=}}.0" ;; *) cat {folder}/jobs ;; esac')
         self.command(
             "scancel",
             f'echo "$*" >> {folder}/cancelled; for word; do case $word in --*) ;; *) '
@@ -201,7 +201,7 @@ def test_only_jobs_that_a_runs_record_names_are_ended(slurm: Slurm) -> None:
     result = slurm.play("drained", jobs="kill")
     assert result["failed"]
     assert "8 (medllm-theirs of eve, running), 9 (notebook of eve, running)" in result["msg"]
-    assert slurm.said("cancelled") == ["--signal=KILL --full 7", "7"]
+    assert slurm.said("cancelled") == ["--signal=KILL 7.0", "--signal=KILL --full 7", "7"]
     assert json.loads((run / "recovery.json").read_text())["incident"] == "inc-1"
     assert not (slurm.runs / "theirs/recovery.json").exists()
 
