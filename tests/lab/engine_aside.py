@@ -13,7 +13,7 @@ UNIT = "medllm-recover.service"
 @contextmanager
 def engine_stopped(mgmt: Remote) -> Iterator[None]:
     """Stop the engine, if it runs, and start it again afterwards."""
-    ran = mgmt.run(f"systemctl is-active {UNIT}", deadline_s=20).ok
+    ran = mgmt.run(f"systemctl is-active {UNIT}", deadline_s=20).stdout.strip() in {"active", "activating"}
     if ran:
         mgmt.run(f"systemctl stop {UNIT}", deadline_s=60, sudo=True).check()
     try:
