@@ -18,6 +18,7 @@ import typer
 from medllm.errors import Problem, UserError, user_error
 from medllm.remote import Remote, RemoteError
 from medllm.site import load_site
+from runbooks.drill.commands import drill
 
 if TYPE_CHECKING:
     from runbooks.engine.store import Store
@@ -168,6 +169,10 @@ def unpause(inventory: Inventory = LAB, state: State = None, as_json: Json = Fal
         was = store.paused()
         store.set_paused("")
     _say(as_json, f"it goes on; it was paused by {was}" if was else "it was not paused", was=was)
+
+
+# Its own module, with what it needs of those who can break things.
+app.command()(drill)
 
 
 def _store(state: Path) -> Store:

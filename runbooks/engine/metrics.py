@@ -14,15 +14,15 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 
 from runbooks.engine.model import Incident, Slot, State, Step, StepStatus
 
-# Why an incident may wait, as a label: `Incident.waiting` is a sentence for people and would never end as one.
+# Why an incident may wait, as a label: `Incident.waiting` is a sentence for people that begins with its kind.
 WHY = ("approval", "pause", "dry_run", "settle", "guard")
 _ENDED = (StepStatus.OK, StepStatus.FAILED, StepStatus.UNKNOWN)
 
 
 def why(waiting: str) -> str:
     """The kind of a waiting sentence; what is no other kind is a guard's."""
-    text = waiting.lower().replace("dry run", "dry_run").replace("-", "_")
-    return next((word for word in WHY if word in text), "guard")
+    kind = waiting.partition(":")[0].replace(" ", "_")
+    return kind if kind in WHY else "guard"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,13 @@ import pytest
 
 from medllm.errors import UserError
 from medllm.remote import Result
+from medllm.site import load_site
 from runbooks.engine import commands, history
+from runbooks.engine.metrics import Metrics, tally, why
 from runbooks.engine.model import Event, Incident, Signal, Slot, State, Step, StepStatus, Work
+from runbooks.engine.plan import outlook
+from runbooks.engine.policy import load_policy
+from runbooks.engine.procedure import load_procedures
 from runbooks.engine.store import Store
 
 REPOSITORY = Path(__file__).parents[2]
@@ -232,3 +237,84 @@ def test_a_mgmt_that_cannot_answer_ends_with_1(
 ) -> None:
     assert call(monkeypatch, mgmt, "history") == 1
     assert "error: " in capsys.readouterr().err
+
+
+def plan(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return medllm("plan", *arguments, "-i", "inventory/lab")
+
+
+def test_plan_shows_each_step_and_asks_no_machine() -> None:
+    done = plan("GpuMissing", "--node", "node3", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["node"], told["mode"]) == ("node3", "act")
+    (fallen,) = [one for one in told["fault_classes"] if one["fault_class"] == "gpu_fallen_off"]
+    slots = [(step["slot"], step["playbook"]) for step in fallen["steps"] if step["playbook"]]
+    assert slots == [
+        ("quiesce", "drain.yml"), ("act", "reboot.yml"), ("act", "power_cycle.yml"),
+        ("return", "return_to_service.yml"), ("resume", "resume_training.yml"),
+    ]  # fmt: skip
+    assert [step["playbook"] for step in fallen["if_all_fail"]] == ["isolate.yml"]
+
+
+def test_plan_is_readable_and_takes_a_fault_class_too() -> None:
+    flat = " ".join(plan("gpu_overheat").stdout.split())
+    for word in ("gpu_overheat", "limit_power.yml", "waits", "isolate.yml", "At most 1 node(s)", "a person drained"):
+        assert word in flat, word
+
+
+def test_every_alert_and_every_fault_class_has_a_plan() -> None:
+    site = load_site(REPOSITORY / "inventory/lab")
+    policy = load_policy(REPOSITORY / "runbooks")
+    procedures = load_procedures(REPOSITORY / "runbooks/procedures")
+    for name in (*policy.alerts, *procedures):
+        told = outlook(site, name, "")
+        assert all(one["steps"] for one in told["fault_classes"]), name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["GpuMising"], "GpuMissing"),
+        (["gpumissing"], "GpuMissing"),
+        (["gpu_fallen_of"], "gpu_fallen_off"),
+        (["Zzzz"], "use one of:"),
+        (["GpuMissing", "--node", "node9"], "node4"),
+        (["GpuMissing", "--node", "mgmt"], "node4"),
+    ],
+)
+def test_a_plan_for_what_is_unknown_names_what_is_near(arguments: list[str], says: str) -> None:
+    done = plan(*arguments)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_numbers_for_prometheus() -> None:
+    metrics = Metrics()
+    metrics.count_webhook("accepted")
+    waiting = incident(2, State.DIAGNOSED, waiting="dry run: it would do drain.yml, then an approval: reboot.yml")
+    metrics.ticked(FAULT, {"alerts": 1.5, "node:node3": 40.0}, tally([incident(1, State.CLOSED), waiting], STEPS))
+    lines = metrics.text().decode().splitlines()
+    for line in (
+        'medllm_recovery_incidents{fault_class="gpu_fallen_off",state="closed"} 1.0',
+        'medllm_recovery_incidents{fault_class="gpu_fallen_off",state="diagnosed"} 1.0',
+        'medllm_recovery_waiting{fault_class="gpu_fallen_off",why="dry_run"} 1.0',
+        'medllm_recovery_source_age_seconds{source="node:node3"} 40.0',
+        'medllm_recovery_webhooks_total{result="accepted"} 1.0',
+        'medllm_recovery_webhooks_total{result="unauthorized"} 0.0',
+        'medllm_recovery_steps_total{slot="act",status="ok"} 1.0',
+        'medllm_recovery_steps_total{slot="act",status="failed"} 0.0',
+    ):
+        assert line in lines, line
+    (tick,) = [line for line in lines if line.startswith("medllm_recovery_tick_timestamp_seconds ")]
+    assert float(tick.split()[1]) == FAULT.timestamp()
+
+
+def test_why_an_incident_waits_is_one_of_a_few_words() -> None:
+    """A label with a sentence in it would be a new series each time."""
+    sentences = [
+        "approval: a person must agree to reboot.yml", "pause: ana: racks", "dry run: it would do it", "settle: 300 s",
+        "guard: Slurm's state is not known", "something else", "",
+    ]  # fmt: skip
+    assert [why(text) for text in sentences] == ["approval", "pause", "dry_run", "settle", "guard", "guard", "guard"]
