@@ -25,7 +25,7 @@ END = "<!-- End of what is written. -->"
 def render(fault_classes: tuple[str, ...], procedures: Mapping[str, Procedure]) -> str:
     """The section of one page, without its marks."""
     if not fault_classes:
-        return "## By itself\n\nNothing: the recovery engine takes no action on this alert; a person does what stands above."
+        return "## By itself\n\nNothing: the recovery engine takes no action on this alert; a person does the above."
     parts = ["## By itself"]
     if len(fault_classes) > 1:
         parts.append("Which of these it is, the engine tells from what else it sees (kernel log, SSH, BMC).")

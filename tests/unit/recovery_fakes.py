@@ -177,7 +177,9 @@ class Cluster:
             node.boot += 1
             facts["boot_id_after"] = f"{incident.node}-boot{node.boot}"
         for name, fault in list(node.faults.items()):
-            ends_by = {one for one, classes in MENDS.items() if name in classes} if fault.ends_by is None else fault.ends_by
+            ends_by = (
+                {one for one, classes in MENDS.items() if name in classes} if fault.ends_by is None else fault.ends_by
+            )
             if book in ends_by:
                 del node.faults[name]
         return StepStatus.OK, "done", facts
