@@ -19,6 +19,7 @@ from medllm.errors import UserError
 from runbooks.engine.loop import notify, only_one
 from runbooks.engine.model import Slot, State, StepStatus
 from runbooks.engine.store import Store
+from tests.unit.recovery_tls import certificate
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -225,3 +226,21 @@ def test_systemd_is_told_over_either_kind_of_socket(
 def test_without_systemd_nothing_is_told_and_nothing_breaks(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", address)
     notify("WATCHDOG=1")
+
+
+@pytest.mark.parametrize("missing", ["webhook.token", "tls.pem", "tls.key"])
+def test_serve_without_a_secret_says_which_and_what_to_do(tmp_path: Path, missing: str) -> None:
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    certificate(secrets)
+    (secrets / "webhook.token").write_text("0123456789abcdef")
+    (secrets / missing).unlink()
+    command = [
+        sys.executable, "-m", "cli.main", "recover", "serve", "-i", "inventory/lab", "--listen", "127.0.0.1",
+        "--state", str(tmp_path / "state"), "--secrets", str(secrets),
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert missing in done.stderr
+    assert "Fix:" in done.stderr
+    assert "Traceback" not in done.stderr
