@@ -20,4 +20,4 @@ def engine_stopped(mgmt: Remote) -> Iterator[None]:
         yield
     finally:
         if ran:
-            mgmt.run(f"systemctl start {UNIT}", deadline_s=60, sudo=True).check()
+            mgmt.run(f"systemctl reset-failed {UNIT}; systemctl start {UNIT}", deadline_s=60, sudo=True).check()
