@@ -54,13 +54,16 @@ class Engine:
     def __init__(self, site: Site, store: Store, actions: Actions, procedures: Mapping[str, Procedure]) -> None:
         self._site, self._store, self._actions, self._procedures = site, store, actions, procedures
         self._intake = Intake(site, store, procedures)
-        # The last boot id of a node that does not answer any more; since when an incident's signals are away.
+        # The last boot id of a node that does not answer any more; where a run was whose job Slurm has forgotten; since
+        # when an incident's signals are away.
         self._boots: dict[str, str] = {}
+        self._nodes: dict[str, tuple[str, ...]] = {}
         self._quiet: dict[str, datetime] = {}
 
     def tick(self, world: World, findings: Sequence[Finding]) -> None:
         """One round. It waits for nothing and nobody."""
         self._boots |= {name: view.boot_id for name, view in world.nodes.items() if view.boot_id}
+        self._nodes |= {run.run: run.nodes for run in world.runs or () if run.nodes}
         for request in self._store.requests():
             self._answer(request, world.time)
         seen = self._intake.take(world, findings)
@@ -109,6 +112,8 @@ class Engine:
         self._quiet.pop(name, None)
         if incident.state is State.OPEN:
             return self._diagnose(incident, world)
+        if steps and (held := self._persons(incident, procedure, world)) is not None:
+            return held
         explains = self._explains(incident, world)
         if not steps and not incident.node and explains:
             return self._close(incident, f"{explains} explains it, and resumes the run", now)
@@ -129,6 +134,26 @@ class Engine:
                 return self._give_up(incident, procedure, steps, why, isolate, world)
             case Close(text):
                 return self._close(incident, text, now)
+
+    def _persons(self, incident: Incident, procedure: Procedure, world: World) -> bool | None:
+        """A person took the node while it was worked on: wait; then let the checks decide, whatever they did to it.
+
+        None: nobody did. What was to be done next was for the node as it was before.
+        """
+        now, held = world.time, guards.ownership(world, incident)
+        if held.endswith(guards.TAKEN):
+            return self._wait(incident, held, now)
+        if held or not incident.waiting.endswith(guards.TAKEN):
+            return None
+        text = "a person had the node and gave it back: it is checked as it is"
+        self._store.save(
+            replace(
+                incident, state=State.REVALIDATING, attempt=max(incident.attempt, procedure.attempts) + 1, waiting="",
+                approved_by="", updated_at=now,
+            ),
+            (), [Event(incident.id, now, "attempt", text)],
+        )  # fmt: skip
+        return True
 
     def _flaps(self, incident: Incident, world: World) -> bool | None:
         """Nothing was started and its signals are not seen. None: that proves nothing, since a source is silent."""
@@ -159,14 +184,14 @@ class Engine:
         now = world.time
         if world.runs is None and now - incident.opened_at < RUNS_KNOWN:
             return self._wait(incident, "guard: which run it concerns is not known yet", now)
-        run = run_named(world, incident.run) if incident.run else run_on(world, incident.node)
+        run = run_named(world, incident.run) if incident.run else run_on(world, incident.node, self._nodes)
         before: dict[str, Any] = {}
         if boot := self._boots.get(incident.node):
             before["boot_id"] = boot
         if run is not None:
             before |= {
                 "run": run.run, "job": run.job, "step": run.step, "checkpoint_step": run.checkpoint_step,
-                "restarts": run.restarts, "nodes": list(run.nodes),
+                "restarts": run.restarts, "nodes": list(run.nodes or self._nodes.get(run.run, ())),
             }  # fmt: skip
         diagnosed = replace(
             incident, state=State.DIAGNOSED, run=run.run if run is not None else incident.run, before=before,

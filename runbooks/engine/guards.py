@@ -24,6 +24,9 @@ LAG = timedelta(seconds=60)
 # stopped nodes from coming back).
 GIVES_BACK = frozenset({Slot.REVALIDATE, Slot.RETURN, Slot.RESUME})
 
+# How the sentence ends that says that a node is a person's.
+TAKEN = ": it belongs to the person who took it"
+
 Holder = Literal["nobody", "ours", "slurm", "incident", "person"]
 
 
@@ -53,7 +56,7 @@ def ownership(world: World, incident: Incident) -> str:
         return f"guard: Slurm does not know {incident.node}"
     match holder(known, incident.id):
         case "person":
-            return f"guard: {incident.node} was taken out by a person ({known.reason or 'no reason given'})"
+            return f"guard: {incident.node} is out ({known.reason or 'no reason given'}){TAKEN}"
         case "incident":
             return f"guard: {incident.node} is still held by an earlier incident ({known.reason})"
         case _:

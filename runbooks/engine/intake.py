@@ -201,11 +201,14 @@ def run_named(world: World, name: str) -> RunView | None:
     return next((run for run in world.runs or () if run.run == name), None)
 
 
-def run_on(world: World, node: str) -> RunView | None:
-    """The wanted run whose job has, or last had, this node; one that still has a job first."""
-    runs = [run for run in world.runs or () if node in run.nodes and not run.finished]
-    wanted = [run for run in runs if run.ended in (None, "failed", "lost")]
-    return min(wanted, key=lambda run: run.ended is not None, default=None)
+def run_on(world: World, node: str, last_nodes: Mapping[str, Sequence[str]]) -> RunView | None:
+    """The wanted run whose job has, or last had, this node; one that still has a job first.
+
+    `last_nodes`: where each run was when Slurm still knew its job.
+    """
+    runs = [run for run in world.runs or () if not run.finished and run.ended in (None, "failed", "lost")]
+    here = [run for run in runs if node in (run.nodes or last_nodes.get(run.run, ()))]
+    return min(here, key=lambda run: run.ended is not None, default=None)
 
 
 def _key(signal: Signal) -> tuple[str, str, str, datetime | None]:

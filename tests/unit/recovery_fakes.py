@@ -65,6 +65,7 @@ MENDS = {
     "remount_lustre.yml": {"lustre_evicted"},
     "limit_power.yml": {"gpu_overheat"},
 }
+SLURM_BOOKS = {"drain.yml", "take_down.yml", "isolate.yml", "return_to_service.yml"}
 BOOTS = {"reboot.yml", "power_cycle.yml", "power_on.yml"}
 
 
@@ -125,7 +126,7 @@ class Cluster:
         }
         run = RunView(
             RUN, 1000, str(10 + self.restarts), "RUNNING" if self.job_runs else None,
-            None if self.job_runs else "cancelled", NODES, self.step, self.now, 90, self.restarts, False,
+            None if self.job_runs else "lost", NODES, self.step, self.now, 90, self.restarts, False,
         )  # fmt: skip
         parts: dict[str, Any] = {
             "alerts": (),
@@ -152,6 +153,8 @@ class Cluster:
     def do(self, step: Step, incident: Incident) -> tuple[StepStatus, str, Mapping[str, Any]]:
         """The effect of a step at its end, as the playbooks describe it."""
         book, node = step.work.playbook, self.nodes.get(incident.node)
+        if node is not None and node.reason and not node.reason.startswith("medllm-recover:") and book in SLURM_BOOKS:
+            return StepStatus.FAILED, f"{incident.node} was taken out of service by a person", {}
         self.touched.append((incident.node or incident.run, book or "checks"))
         if step.work.slot is Slot.REVALIDATE:
             assert node is not None
@@ -280,7 +283,7 @@ class Lab:
     def until(self, holds: Callable[[], bool], *, limit_s: float = 1200, every_s: float = 2) -> float:
         """Go round until something holds; the seconds that it took."""
         begin = self.cluster.now
-        while not holds():
+        while not (self.store.incidents() and holds()):
             passed = (self.cluster.now - begin).total_seconds()
             assert passed < limit_s, f"after {passed} s: {[(i.state, i.waiting) for i in self.store.incidents()]}"
             self.tick(every_s)
@@ -300,8 +303,9 @@ class Lab:
     @property
     def only(self) -> Incident:
         """The one incident."""
-        (one,) = self.store.incidents()
-        return one
+        incidents = self.store.incidents()
+        assert len(incidents) == 1, incidents
+        return incidents[0]
 
     def kinds(self) -> list[str]:
         """The kinds of the only incident's events."""
