@@ -1,7 +1,7 @@
 """The engine: one tick takes the newest observations and findings, and moves every incident as far as it may go.
 
 It decides by what is stored alone: a step is stored before it is started and started again by its id after a crash,
-which `Actions` makes harmless. What is kept in memory only makes it more patient after a restart, never bolder.
+which `Actions` makes harmless. What is in memory alone only makes it more patient after a restart, never bolder.
 """
 
 from __future__ import annotations
@@ -54,22 +54,30 @@ class Engine:
     def __init__(self, site: Site, store: Store, actions: Actions, procedures: Mapping[str, Procedure]) -> None:
         self._site, self._store, self._actions, self._procedures = site, store, actions, procedures
         self._intake = Intake(site, store, procedures)
-        # The last boot id of a node that does not answer any more; where a run was whose job Slurm has forgotten; since
-        # when an incident's signals are away.
-        self._boots: dict[str, str] = {}
-        self._nodes: dict[str, tuple[str, ...]] = {}
+        # The last boot id of a node that does not answer any more; where a run was whose job Slurm has forgotten.
+        self._boots, self._nodes = store.kept("boots"), store.kept("nodes")
+        # Since when an incident's signals are away.
         self._quiet: dict[str, datetime] = {}
 
     def tick(self, world: World, findings: Sequence[Finding]) -> None:
         """One round. It waits for nothing and nobody."""
-        self._boots |= {name: view.boot_id for name, view in world.nodes.items() if view.boot_id}
-        self._nodes |= {run.run: run.nodes for run in world.runs or () if run.nodes}
+        self._remember(world)
         for request in self._store.requests():
             self._answer(request, world.time)
         seen = self._intake.take(world, findings)
         for incident in self._store.incidents(open_only=True):
             while self._move(incident.id, world, incident.id in seen):
                 pass
+
+    def _remember(self, world: World) -> None:
+        """Keep what an incident must be able to tell of the time before it."""
+        boots = self._boots | {name: view.boot_id for name, view in world.nodes.items() if view.boot_id}
+        nodes = self._nodes | {run.run: list(run.nodes) for run in world.runs or () if run.nodes}
+        if boots != self._boots:
+            self._store.keep("boots", boots)
+        if nodes != self._nodes:
+            self._store.keep("nodes", nodes)
+        self._boots, self._nodes = boots, nodes
 
     def _answer(self, request: Request, now: datetime) -> None:
         """What a person asked for, with one event that says what came of it."""
@@ -191,7 +199,7 @@ class Engine:
         if run is not None:
             before |= {
                 "run": run.run, "job": run.job, "step": run.step, "checkpoint_step": run.checkpoint_step,
-                "restarts": run.restarts, "nodes": list(run.nodes or self._nodes.get(run.run, ())),
+                "restarts": run.restarts, "nodes": list(run.nodes) or self._nodes.get(run.run, []),
             }  # fmt: skip
         diagnosed = replace(
             incident, state=State.DIAGNOSED, run=run.run if run is not None else incident.run, before=before,

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import TypeAdapter
 
@@ -173,6 +173,19 @@ class Store:
         """Pause, or go on with ""."""
         with self._transaction():
             self._db.execute("INSERT OR REPLACE INTO settings VALUES ('paused', ?)", (text,))
+
+    def kept(self, topic: str) -> dict[str, Any]:
+        """What was last kept of a topic; empty when nothing was."""
+        row = self._db.execute("SELECT value FROM settings WHERE name = ?", (f"kept {topic}",)).fetchone()
+        found: dict[str, Any] = json.loads(row[0]) if row else {}
+        return found
+
+    def keep(self, topic: str, values: Mapping[str, Any]) -> None:
+        """Keep what was seen last and will be needed when it can no longer be seen."""
+        with self._transaction():
+            self._db.execute(
+                "INSERT OR REPLACE INTO settings VALUES (?, ?)", (f"kept {topic}", json.dumps(dict(values)))
+            )
 
     def approve(self, name: str, who: str, now: datetime) -> None:
         """Agree to what the incident's attempt of this moment needs an approval for. Raises KeyError."""

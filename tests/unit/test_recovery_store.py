@@ -112,6 +112,17 @@ def test_what_another_process_asks_for_is_seen_and_answered_once(tmp_path: Path)
         assert engine.paused() == ""
 
 
+def test_what_was_kept_of_a_topic_outlives_the_process(tmp_path: Path) -> None:
+    with Store(tmp_path / "i.db") as store:
+        assert store.kept("boots") == {}
+        store.keep("boots", {"node1": "a"})
+        store.keep("boots", {"node1": "b", "node2": "c"})
+    with Store(tmp_path / "i.db") as store:
+        assert store.kept("boots") == {"node1": "b", "node2": "c"}
+        assert store.kept("nodes") == {}
+        assert store.paused() == ""
+
+
 def test_the_attempt_of_an_approval_is_that_of_the_moment_it_was_given(tmp_path: Path) -> None:
     path = tmp_path / "i.db"
     with Store(path) as engine, Store(path) as command:
