@@ -152,7 +152,7 @@ def secret_texts() -> Iterator[set[str]]:
     """The secrets themselves; meanwhile mgmt's copies differ, so that a run would show what it changes."""
     login = json.loads(Path(SITE.bmc.credentials_file).expanduser().read_text())
     texts = {login["password"], on(MGMT, f"cat {SECRETS}/webhook.token")}
-    texts |= set(on(MGMT, f"grep -v -- ---- {SECRETS}/id_ed25519 {SECRETS}/tls.key -h").split())
+    texts |= set(on(MGMT, f"grep -hv -- ---- {SECRETS}/id_ed25519 {SECRETS}/tls.key").split())
     on(MGMT, f"cp -p {SECRETS}/bmc.json /root/bmc.json && cp -p {SECRETS}/webhook.token /root/webhook.token")
     on(MGMT, f"echo another-password > {SECRETS}/bmc.json && echo broken-token > {SECRETS}/webhook.token")
     yield {*texts, "another-password", "broken-token"}
