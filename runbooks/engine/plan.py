@@ -5,6 +5,7 @@ asked.
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ def _work(work: Work, attempt: int) -> dict[str, Any]:
 
 def show(outlook: Mapping[str, Any]) -> None:
     """Print the plan."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     where = f" on {outlook['node']}" if outlook["node"] else ""
     console.print(f"[bold]{outlook['alert']}[/]{where}", highlight=False)
     if not outlook["fault_classes"]:

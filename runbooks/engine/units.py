@@ -61,6 +61,7 @@ class Systemd:
             "WorkingDirectory": str(directory),
         }
         words = ["systemd-run", "--quiet", "--no-ask-password", "--collect", f"--unit={unit}"]
+        words += [f"--description=Recovery step {unit}"]
         words += [f"--property={name}={value}" for name, value in properties.items()]
         words += [f"--setenv={name}={os.environ[name]}" for name in CARRIED if name in os.environ]
         try:
