@@ -158,8 +158,9 @@ def test_killed_again_and_again_it_gets_there() -> None:
 
 
 CLASSES = st.sampled_from(sorted(SEEN))
+WHAT = ["fault", "fault", "clear", "drain", "undrain", "silent", "restart", "pause", "approve", "resolve", "bad"]
 STEP = st.tuples(
-    st.sampled_from(["fault", "fault", "clear", "drain", "undrain", "silent", "restart", "pause", "approve", "resolve", "bad"]),
+    st.sampled_from(WHAT),
     st.sampled_from(NODES),
     CLASSES,
     st.sampled_from([1, 2, 5, 20, 90, 400]),

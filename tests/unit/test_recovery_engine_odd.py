@@ -12,6 +12,7 @@ from recovery_fakes import RUN, Lab, fast_directory, finding, site_with
 from runbooks.engine.model import Slot, State, StepStatus, World
 
 BACK = "return_to_service resume_training"
+MOUNT = "drain remount_lustre checks"
 FAILED, UNKNOWN, OK = StepStatus.FAILED, StepStatus.UNKNOWN, StepStatus.OK
 
 
@@ -168,18 +169,18 @@ def test_nothing_at_all_is_known(lab: Lab) -> None:
         ("gpu_fallen_off", {"reboot.yml": [UNKNOWN]}, f"drain reboot checks power_cycle checks {BACK}", State.CLOSED),
         # The rest says what shall be: once more.
         ("lustre_evicted", {"drain.yml": [UNKNOWN]}, f"drain drain remount_lustre checks {BACK}", State.CLOSED),
-        ("lustre_evicted", {"checks": [UNKNOWN]}, f"drain remount_lustre checks checks {BACK}", State.CLOSED),
-        ("lustre_evicted", {"return_to_service.yml": [UNKNOWN]}, f"drain remount_lustre checks return_to_service {BACK}", State.CLOSED),
-        ("lustre_evicted", {"resume_training.yml": [UNKNOWN]}, f"drain remount_lustre checks {BACK} resume_training", State.CLOSED),
+        ("lustre_evicted", {"checks": [UNKNOWN]}, f"{MOUNT} checks {BACK}", State.CLOSED),
+        ("lustre_evicted", {"return_to_service.yml": [UNKNOWN]}, f"{MOUNT} return_to_service {BACK}", State.CLOSED),
+        ("lustre_evicted", {"resume_training.yml": [UNKNOWN]}, f"{MOUNT} {BACK} resume_training", State.CLOSED),
         ("training_stalled", {"end_job.yml": [UNKNOWN]}, "end_job end_job resume_training", State.CLOSED),
         # Twice without a result, or a clear no: a person's.
         ("lustre_evicted", {"drain.yml": [UNKNOWN, UNKNOWN]}, "drain drain isolate", State.ESCALATED),
         ("lustre_evicted", {"drain.yml": [FAILED], "isolate.yml": [FAILED]}, "drain isolate", State.ESCALATED),
         ("lustre_evicted", {"drain.yml": [FAILED], "isolate.yml": [UNKNOWN]}, "drain isolate isolate", State.ESCALATED),
-        ("lustre_evicted", {"return_to_service.yml": [FAILED]}, "drain remount_lustre checks return_to_service", State.ESCALATED),
-        ("lustre_evicted", {"checks": [UNKNOWN, UNKNOWN]}, f"drain remount_lustre checks checks reboot checks {BACK}", State.CLOSED),
+        ("lustre_evicted", {"return_to_service.yml": [FAILED]}, f"{MOUNT} return_to_service", State.ESCALATED),
+        ("lustre_evicted", {"checks": [UNKNOWN, UNKNOWN]}, f"{MOUNT} checks reboot checks {BACK}", State.CLOSED),
         # The node is proved well: it stays in service, and a person looks at the run.
-        ("lustre_evicted", {"resume_training.yml": [FAILED]}, f"drain remount_lustre checks {BACK}", State.ESCALATED),
+        ("lustre_evicted", {"resume_training.yml": [FAILED]}, f"{MOUNT} {BACK}", State.ESCALATED),
         ("training_stalled", {"resume_training.yml": [FAILED]}, "end_job resume_training", State.ESCALATED),
         ("training_stalled", {"end_job.yml": [FAILED]}, "end_job", State.ESCALATED),
         ("gpu_overheat", {"limit_power.yml": [FAILED]}, "limit_power checks isolate", State.ESCALATED),
