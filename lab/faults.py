@@ -177,6 +177,8 @@ def inject(node: Node, name: str, gpu: int | None) -> list[str]:
 def heal(node: Node) -> list[str]:
     """Take every fault out, whatever clears it, and bring a frozen or dark machine back. Returns the faults' names.
 
+    What the kernel said goes too: with the line still in this boot's log, a watcher would find the fault again.
+
     Raises:
         LabError: the machine does not come back within a minute.
     """
@@ -192,6 +194,8 @@ def heal(node: Node) -> list[str]:
         nodes.execute(node, "systemctl", "restart", "nvidia-fabricmanager.service")
     if "lustre_evicted" in gone:
         _on_node(node, "lustre", "rw")
+    if gone and power.state(node) == "running":
+        nodes.execute(node, "journalctl", "--quiet", "--rotate", "--vacuum-size=1")
     return gone
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.status import Status
@@ -129,23 +130,28 @@ class Pipeline:
         return _last_line(output)
 
     def _training(self) -> str:
-        """Train; half-way kill one rank, which must end the job; then the same command resumes and finishes."""
+        """Train; half-way kill one rank. The recovery engine submits the run again, and the command that waits for it
+        goes on; where the engine may not act, the same command once more resumes it.
+        """
         command: list[str | Path] = [
             self.bin / "medllm", "train", "--config", "medllm-tiny", "--data", DATASET, "--run", RUN,
             "--steps", str(STEPS), "-i", INVENTORY, "--json",
         ]  # fmt: skip
-        lost = ""
-        if _last_step(self._metrics()) < KILL_AFTER_STEP:
+        if _last_step(self._metrics()) >= KILL_AFTER_STEP:
+            summary = _summary(self._call("training", command))
+            lost = ""
+        else:
             victim = load_site(self.repository / INVENTORY).gpu_nodes[-1].name
             with _in_background(lambda: self._kill_rank(victim)):
                 try:
-                    self._call("training", command)
+                    summary, mended = _summary(self._call("training", command)), "the engine resumed it"
                 except StageFailedError:
-                    lost = f", lost the rank on {victim} and resumed"
-            if not lost:
+                    summary, mended = {}, "resumed"
+            if not summary:
+                summary = _summary(self._call("training", command, append=True))
+            if not summary["restarts"]:
                 raise StageFailedError("training", 0, self.logs / "training.log", ["the killed rank was not noticed\n"])
-        output = self._call("training", command, append=True)
-        summary = json.loads(output[output.index("{") : output.rindex("}") + 1])
+            lost = f", lost the rank on {victim}, {mended}"
         first, last = summary["first_val_loss"], summary["last_val_loss"]
         return f"{summary['steps']} steps, held-out loss {first:.3f} → {last:.3f}{lost}"
 
@@ -298,6 +304,12 @@ def changed_tasks(output: str) -> list[str]:
 
 def _shower(status: Status, stage: str) -> Callable[[str], None]:
     return lambda text: status.update(f"[bold]{stage}[/]: {text}")
+
+
+def _summary(output: str) -> dict[str, Any]:
+    """The JSON object in what `medllm train --json` printed."""
+    summary: dict[str, Any] = json.loads(output[output.index("{") : output.rindex("}") + 1])
+    return summary
 
 
 def _last_step(metrics: Path) -> int:

@@ -35,6 +35,8 @@ from runbooks.engine.store import Request, Store
 QUIET = timedelta(seconds=60)
 # A diagnosis waits so long for the runs' directories, which lie on the storage that may be the fault.
 RUNS_KNOWN = timedelta(seconds=10)
+# A run fails within a second of the fault that took it down; the node's own word on it comes with the next probe.
+NODES_SPEAK = timedelta(seconds=10)
 NODES_OUT = "guard: out of service already"
 
 
@@ -190,6 +192,8 @@ class Engine:
     def _diagnose(self, incident: Incident, world: World) -> bool:
         """The class is known; write down how things stand, so that history can prove what changed."""
         now = world.time
+        if not incident.node and now - incident.opened_at < NODES_SPEAK:
+            return self._wait(incident, "guard: a node's fault may yet explain it", now)
         if world.runs is None and now - incident.opened_at < RUNS_KNOWN:
             return self._wait(incident, "guard: which run it concerns is not known yet", now)
         run = run_named(world, incident.run) if incident.run else run_on(world, incident.node, self._nodes)

@@ -59,7 +59,10 @@ EXPECTED = {
 def test_each_class_from_its_first_signal_to_its_end(lab: Lab, fault_class: str) -> None:
     lab.cluster.fault("node3", fault_class)
     lab.tick()
-    assert len(lab.actions.began) == 1, "the first step begins in the tick that sees the fault"
+    if fault_class == "training_stalled":
+        assert not lab.actions.began, "a node's own word may come a moment later"
+    else:
+        assert len(lab.actions.began) == 1, "the first step begins in the tick that sees the fault"
     lab.until(lab.over)
     assert [book.removesuffix(".yml") for book in lab.actions.books] == EXPECTED[fault_class].split()
     assert lab.only.state is State.CLOSED
