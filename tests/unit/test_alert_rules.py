@@ -16,7 +16,8 @@ from medllm.files import cache_dir
 ROOT = Path(__file__).parents[2]
 RULES = sorted((ROOT / "roles/prometheus/files/rules").glob("*.yml"))
 RULE_TESTS = sorted((Path(__file__).parent / "alerts").glob("*.test.yml"))
-SECTIONS = ["Meaning", "Impact", "Diagnosis", "Mitigation"]
+# The last one is written from the procedures (runbooks.pages).
+SECTIONS = ["Meaning", "Impact", "Diagnosis", "Mitigation", "By itself"]
 
 
 def read(path: Path) -> Any:
@@ -106,7 +107,7 @@ def test_each_alert_has_a_severity_and_a_page(name: str) -> None:
     assert rule["annotations"]["runbook_url"] == f"runbooks/{name}.md"
     assert rule["annotations"]["summary"]
     page = (ROOT / "runbooks" / f"{name}.md").read_text()
-    assert page.startswith(f"# {name}\n")
+    assert re.match(rf"---\nfault_classes: .*\n---\n\n# {name}\n", page)
     assert re.findall(r"^## (.+)$", page, re.MULTILINE) == SECTIONS
     assert all(body.strip() for body in re.split(r"^## .+$", page, flags=re.MULTILINE)[1:])
 
