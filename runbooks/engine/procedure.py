@@ -20,7 +20,7 @@ from runbooks.engine.model import Slot, Work
 Scalar = str | int | float | bool
 Playbook = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*\.yml$")]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-Deadline = Annotated[int, Field(ge=5, le=7200, description="Seconds that it may take; then it is ended.")]
+Deadline = Annotated[int, Field(ge=5, le=3600, description="Seconds that it may take; then it is ended.")]
 Settle = Annotated[int, Field(ge=0, le=3600)] | Literal["overheat_settle_s"]
 Sentence = Annotated[str, Field(min_length=10)]
 
@@ -130,7 +130,8 @@ class Procedure(_Strict):
 
 
 def load_procedures(directory: Path) -> dict[str, Procedure]:
-    """Read all procedures, by fault class.
+    """Read all procedures, by fault class. Their playbooks must be in `playbooks/` beside the directory `runbooks/`,
+    where there is one: an installed package has none.
 
     Raises:
         UserError: with every problem found, each with file, line, key, rule and fix.
@@ -151,6 +152,7 @@ def load_procedures(directory: Path) -> dict[str, Procedure]:
             rule = f"fault_class {procedure.fault_class!r} is not the file's name"
             line = document.line_of(("fault_class",))
             problems.append(Problem(rule, f"write fault_class: {path.stem}", path, line, "fault_class"))
+        problems += _missing_playbooks(document, procedure, directory.absolute().parent.parent / "playbooks")
         found[procedure.fault_class] = procedure
     if problems:
         raise UserError(*problems)
@@ -161,6 +163,28 @@ def schema() -> dict[str, Any]:
     """The JSON schema of a procedure."""
     described = Procedure.model_json_schema(by_alias=True)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **described}
+
+
+def _missing_playbooks(document: Document, procedure: Procedure, playbooks: Path) -> list[Problem]:
+    if not playbooks.is_dir():
+        return []
+    lists = {"act": procedure.act, "return": procedure.return_}
+    single = {"quiesce": procedure.quiesce, "resume": procedure.resume, "isolate": procedure.isolate}
+    works: list[tuple[tuple[str | int, ...], PlaybookWork]] = [
+        *(((slot, "playbook"), work) for slot, work in single.items() if work is not None),
+        *(((slot, index, "playbook"), work) for slot, listed in lists.items() for index, work in enumerate(listed)),
+    ]
+    return [
+        Problem(
+            f"there is no playbook {work.playbook!r}",
+            "name one of playbooks/, without its path",
+            document.path,
+            document.line_of(keys),
+            dotted(keys),
+        )
+        for keys, work in works
+        if not (playbooks / work.playbook).is_file()
+    ]
 
 
 def _validated(document: Document) -> Procedure:

@@ -56,10 +56,10 @@ def test_attempts_come_in_their_order_and_the_site_decides_how_long_heat_settles
     assert work.settle_s == 77
 
 
-def test_what_restarts_a_machine_asks_and_what_ends_a_job_comes_first() -> None:
+def test_what_restarts_a_machine_or_a_gpu_asks_and_what_ends_a_job_comes_first() -> None:
     for procedure in PROCEDURES.values():
         for work in procedure.act:
-            restarts = work.playbook in {"reboot.yml", "power_cycle.yml", "power_on.yml"}
+            restarts = work.playbook in {"reboot.yml", "power_cycle.yml", "power_on.yml", "reset_gpu.yml"}
             assert work.approval is restarts, (procedure.fault_class, work.playbook)
             assert not restarts or procedure.quiesce is not None
 
@@ -69,6 +69,8 @@ def test_what_restarts_a_machine_asks_and_what_ends_a_job_comes_first() -> None:
     [
         ("deadline_s: 240", "deadline_s: soon", 13, "valid integer"),
         ("deadline_s: 240", "deadlines_s: 240", 13, "unknown"),
+        ("deadline_s: 240", "deadline_s: 3601", 13, "less than or equal to 3600"),
+        ("deadline_s: 240", "deadline_s: 0", 13, "greater than or equal to 5"),
         ("playbook: drain.yml", "playbook: ../drain.yml", 9, "match pattern"),
         ("recovery_grace_s: 0", "ansible_user: root", 12, "match pattern"),
         ("nvlink, gpu_ecc", "nvlink, gpu_eec", 24, "no check 'gpu_eec'"),
@@ -86,6 +88,20 @@ def test_a_bad_procedure_is_refused_with_its_place(
     assert error.problems[0].file == tmp_path / "gpu_fallen_off.yml"
     if line is not None:
         assert line in {problem.line for problem in error.problems}, str(error)
+
+
+def test_a_playbook_that_does_not_exist_is_refused_where_playbooks_are(tmp_path: Path) -> None:
+    directory = tmp_path / "runbooks" / "procedures"
+    directory.mkdir(parents=True)
+    (directory / "gpu_fallen_off.yml").write_text(GOOD)
+    assert set(load_procedures(directory)) == {"gpu_fallen_off"}, "an installed package has no playbooks beside it"
+    (tmp_path / "playbooks").mkdir()
+    for book in ("drain", "reboot", "return_to_service", "resume_training", "isolate"):
+        (tmp_path / "playbooks" / f"{book}.yml").touch()
+    (problem,) = load(directory, GOOD).problems
+    line = GOOD.splitlines().index("  - playbook: power_cycle.yml") + 1
+    assert (problem.line, problem.key) == (line, "act.1.playbook")
+    assert "'power_cycle.yml'" in problem.rule
 
 
 def without(text: str, slot: str) -> str:
@@ -134,7 +150,7 @@ def test_a_page_without_front_matter_or_with_an_unknown_class_is_refused(tmp_pat
     (tmp_path / "procedures" / "gpu_fallen_off.yml").write_text(GOOD)
     page = tmp_path / "GpuMissing.md"
     page.write_text("# GpuMissing\n")
-    with pytest.raises(UserError, match="names no fault classes"):
+    with pytest.raises(UserError, match=r"fault.classes"):
         pages.wanted(tmp_path)
     page.write_text("---\nfault_classes: [gpu_melted]\n---\n\n# GpuMissing\n")
     with pytest.raises(UserError, match="no procedure for gpu_melted"):
