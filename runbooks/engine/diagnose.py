@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from runbooks.engine.model import Finding, Job, NodeView, RunView, Signal, World
 from runbooks.engine.policy import Policy
@@ -27,7 +27,7 @@ def diagnose(world: World, policy: Policy, *, stall_s: float) -> list[Finding]:
         if view.reachable is False:
             found += _unreachable(view, [one for one in world.alerts or () if one.node == view.name])
         elif view.reachable:
-            found += _node(view, alerts.get(view.name, ()), policy)
+            found += _node(view, alerts.get(view.name, ()), policy, world.time)
     for run in world.runs or ():
         found += _run(run, world, stall_s)
     return found
@@ -51,20 +51,24 @@ def _unreachable(view: NodeView, alerts: list[Signal]) -> list[Finding]:
     return [Finding("node_gone" if gone else "node_hung", view.name, "", "", (signal, *down), text)]
 
 
-def _node(view: NodeView, alerts: Iterable[Signal], policy: Policy) -> list[Finding]:
+def _node(view: NodeView, alerts: Iterable[Signal], policy: Policy, now: datetime) -> list[Finding]:
     """Kernel messages and alerts of a node that answers, joined by fault class.
 
     The XID gauge is sticky (dcgm-exporter#500): beside this boot's kernel log it proves nothing new, so an XID alert
-    counts for the classes that the log shows. `NodeDown` of a node that answers is its exporter's fault.
+    counts for the classes that the log shows; where the log can't be read, for that of the XID it carries.
+    `NodeDown` of a node that answers is its exporter's fault.
     """
     grouped: dict[str, list[Signal]] = defaultdict(list)
     for event in view.events:
-        for fault_class in policy.fault_classes_of(event):
+        for fault_class in policy.fault_classes_of(event) if policy.is_valid(event, now) else ():
             grouped[fault_class].append(event)
     for alert in alerts:
         classes = policy.fault_classes_of(alert)
-        if alert.name in ("GpuXidCritical", "GpuXidOther"):
-            classes = tuple(one for one in classes if one in grouped)
+        if alert.name in policy.sticky_alerts:
+            code = alert.detail.removeprefix("XID ")
+            carried = policy.class_of_xid(int(code)) if code.isdigit() else ""
+            read = view.boot_id is not None
+            classes = tuple(one for one in classes if (one in grouped if read else one == carried))
         for fault_class in classes:
             if fault_class not in ("node_gone", "node_hung"):
                 grouped[fault_class].append(alert)
@@ -81,7 +85,8 @@ def _run(run: RunView, world: World, stall_s: float) -> list[Finding]:
     if run.finished:
         return []
     if run.ended in ("failed", "lost"):
-        at = run.ended_at or world.time
+        # Not now: each look would find another fault.
+        at = run.ended_at or run.last_step_at or datetime.fromtimestamp(0, UTC)
         text = f"its job {run.job or '?'} {'failed' if run.ended == 'failed' else 'ended without a word'}"
         signal = Signal("job", f"job-{run.ended}", at, run=run.run, detail=text)
         return [Finding(STALLED, "", "", run.run, (signal,), text)]
@@ -91,7 +96,8 @@ def _run(run: RunView, world: World, stall_s: float) -> list[Finding]:
         return []
     text = f"no step for {(world.time - since).total_seconds():.0f} s, its job {job.id} runs"
     alerts = [one for one in world.alerts or () if one.run == run.run and one.name == "TrainerStalled"]
-    signal = Signal("heartbeat", "stalled", since, run=run.run, detail=text)
+    # Since when it counts as stalled: its last step may have been the one that ended the incident before.
+    signal = Signal("heartbeat", "stalled", since + timedelta(seconds=stall_s), run=run.run, detail=text)
     return [Finding(STALLED, "", "", run.run, (signal, *alerts), text)]
 
 

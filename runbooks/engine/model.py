@@ -108,7 +108,9 @@ class SchedulerNode:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job that Slurm still knows. `state`: RUNNING, PENDING, COMPLETING, FAILED, …"""
+    """A job that Slurm still knows. `state`: RUNNING, PENDING, COMPLETING, FAILED, … `ended`: when it did, or when its
+    time is up.
+    """
 
     id: str
     name: str
@@ -116,6 +118,7 @@ class Job:
     state: str
     nodes: tuple[str, ...]
     started: datetime | None = None
+    ended: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +126,8 @@ class RunView:
     """A training run whose directory has a launch.json: what was wanted, and how far it is.
 
     `ended`: how its newest job ended (`completed`, `failed`, `cancelled`, `lost`, `refused`); None while it is
-    queued or runs. `failed` is a bad exit of the ranks, `lost` an end without a last word, `refused` exit status 2.
+    queued or runs. `failed` is a bad exit of the ranks, `lost` an end without a last word or by the engine itself,
+    `refused` exit status 2.
     """
 
     run: str

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 import shlex
+import socket
 import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
+from zoneinfo import ZoneInfo
 
 from medllm.redfish import Bmc, RedfishError
 from medllm.remote import Remote
@@ -28,13 +30,16 @@ log = logging.getLogger("medllm.recover.observe")
 ALERTS_PERIOD_S = 2.0
 NODE_PERIOD_S = 4.0
 SLURM_PERIOD_S = 3.0
+RUNS_PERIOD_S = 3.0
 PROBE_DEADLINE_S = 5.0
 SLURM_DEADLINE_S = 20.0
+RUNS_DEADLINE_S = 25.0
+WITNESS_DEADLINE_S = 2.0
 # Three probes in a row: the goal of two minutes from a node's loss to the next step leaves no time for the alert.
 UNREACHABLE_S = 12.0
 STALE_S = 30.0
 
-SlurmState = tuple[dict[str, SchedulerNode], tuple[Job, ...], tuple[RunView, ...] | None]
+SlurmState = tuple[dict[str, SchedulerNode], tuple[Job, ...]]
 
 
 class Source:
@@ -98,12 +103,13 @@ class Source:
 
 
 class NodeProbe:
-    """One node: its kernel log over SSH; its BMC when SSH is silent."""
+    """One node: its kernel log over SSH; when SSH is silent, whether anything else of it lives, and its BMC."""
 
-    def __init__(self, host: Host, policy: Policy, bmc: Callable[[Host], str]) -> None:
-        self._host, self._policy, self._bmc = host, policy, bmc
+    def __init__(self, host: Host, policy: Policy, bmc: Callable[[Host], str], exporter_port: int) -> None:
+        self._host, self._policy, self._bmc, self._exporter_port = host, policy, bmc, exporter_port
         self._remote = Remote(host, connect_deadline_s=PROBE_DEADLINE_S)
         self._silent_since: datetime | None = None
+        self._told = ""
 
     def read(self) -> NodeView:
         """What is known of it now."""
@@ -112,15 +118,41 @@ class NodeProbe:
         name = self._host.name
         if result.error is None:
             self._silent_since = None
-            if not result.ok:
-                # It answers, and its kernel log can't be read: it is there, and nothing is known of its GPUs.
-                raise ValueError(f"{name}: {(result.stderr.strip() or f'exit status {result.rc}')[:200]}")
-            boot_id, events = kernel_log.parse_kernel_log(result.stdout, name, self._policy)
+            try:
+                if not result.ok:
+                    raise ValueError(f"{name}: {(result.stderr.strip() or f'exit status {result.rc}')[:200]}")
+                now = datetime.now(UTC)
+                boot_id, events = kernel_log.parse_kernel_log(result.stdout, name, self._policy, now)
+            except ValueError as error:
+                # It answers, and its kernel log can't be read: without a boot id nothing follows from it.
+                self._tell(f"its kernel log can't be read: {error}")
+                return NodeView(name, True)
+            self._told = ""
             return NodeView(name, True, boot_id=boot_id, events=events)
         self._silent_since = self._silent_since or asked
         if (datetime.now(UTC) - self._silent_since).total_seconds() < UNREACHABLE_S:
             return NodeView(name, None, unreachable_since=self._silent_since)
+        if self._lives():
+            # Only its SSH server is ill: a power cycle would end a healthy job.
+            self._tell(f"it lives, and SSH does not answer: {result.error}")
+            return NodeView(name, None, unreachable_since=self._silent_since)
         return NodeView(name, False, unreachable_since=self._silent_since, power=self._power())
+
+    def _lives(self) -> bool:
+        """Whether its node-exporter says a word. The kernel of a machine that hangs may still take connections."""
+        address = (self._host.address, self._exporter_port)
+        try:
+            with socket.create_connection(address, timeout=WITNESS_DEADLINE_S) as connection:
+                connection.settimeout(WITNESS_DEADLINE_S)
+                connection.sendall(b"HEAD / HTTP/1.0\r\n\r\n")
+                return connection.recv(5) != b""
+        except OSError:
+            return False
+
+    def _tell(self, problem: str) -> None:
+        if problem != self._told:
+            log.warning("%s: %s", self._host.name, problem[:300])
+        self._told = problem
 
     def _power(self) -> Literal["On", "Off"] | None:
         try:
@@ -145,17 +177,22 @@ class Observer:
     ) -> None:
         self._site = site
         url = prometheus_url or f"http://{site.mgmt.address}:{site.ports.prometheus}"
-        self._alerts = Source("prometheus", ALERTS_PERIOD_S, _lazily(lambda: Alerts(url).read))
-        self._mgmt = Remote(site.mgmt, connect_deadline_s=PROBE_DEADLINE_S)
+        self._alerts = Source("prometheus", ALERTS_PERIOD_S, _lazily(lambda: Alerts(url, policy.watchdog).read))
+        # A session each: storage that hangs under the runs must not hide what Slurm says.
+        self._for_slurm = Remote(site.mgmt, connect_deadline_s=PROBE_DEADLINE_S)
+        self._for_runs = Remote(site.mgmt, connect_deadline_s=PROBE_DEADLINE_S)
+        self._zone = ZoneInfo(site.timezone)
         self._slurm = Source("slurm", SLURM_PERIOD_S, self._read_slurm)
+        self._runs = Source("runs", RUNS_PERIOD_S, self._read_runs)
         ask = bmc or (lambda host: _power_of(host, secrets))
         self._nodes = {
-            host.name: Source(host.name, NODE_PERIOD_S, NodeProbe(host, policy, ask).read) for host in site.gpu_nodes
+            host.name: Source(host.name, NODE_PERIOD_S, NodeProbe(host, policy, ask, site.ports.node_exporter).read)
+            for host in site.gpu_nodes
         }
 
     @property
     def _sources(self) -> list[Source]:
-        return [self._alerts, self._slurm, *self._nodes.values()]
+        return [self._alerts, self._slurm, self._runs, *self._nodes.values()]
 
     def start(self) -> None:
         """Begin to read."""
@@ -176,7 +213,8 @@ class Observer:
         slurm: SlurmState | None = self._slurm.value()
         views = {name: source.value() or NodeView(name, None) for name, source in self._nodes.items()}
         alerts: tuple[Signal, ...] | None = self._alerts.value()
-        nodes, jobs, runs = slurm if slurm is not None else (None, None, None)
+        nodes, jobs = slurm if slurm is not None else (None, None)
+        runs: tuple[RunView, ...] | None = self._runs.value()
         return World(datetime.now(UTC), alerts, views, nodes, jobs, runs)
 
     def ages(self) -> dict[str, float]:
@@ -184,19 +222,18 @@ class Observer:
         return {source.name: round(source.age(), 1) for source in self._sources}
 
     def _read_slurm(self) -> SlurmState:
-        """Slurm and the runs by one command, so that both speak of the same moment."""
-        runs_command = runs_view.command(self._site.paths.checkpoints)
-        command = (
-            f"{{ {slurm_view.COMMAND}; }} || exit 70; echo @@runs; ( timeout 8 sh -c {shlex.quote(runs_command)} )"
-        )
-        result = self._mgmt.run(command, deadline_s=SLURM_DEADLINE_S)
-        slurm_text, mark, runs_text = result.stdout.partition("@@runs\n")
-        if not mark:
-            raise ValueError(result.error or result.stderr.strip()[:200] or "Slurm does not answer")
-        nodes, jobs = slurm_view.parse_slurm(slurm_text)
-        # The shared file system may be away while Slurm is well: then nothing is known of the runs.
-        runs = runs_view.parse_runs(runs_text, jobs) if result.rc == 0 else None
-        return nodes, jobs, runs
+        result = self._for_slurm.run(slurm_view.COMMAND, deadline_s=SLURM_DEADLINE_S)
+        if not result.ok:
+            raise ValueError(result.error or result.stderr.strip()[:200] or f"exit status {result.rc}")
+        return slurm_view.parse_slurm(result.stdout)
+
+    def _read_runs(self) -> tuple[RunView, ...]:
+        """The runs with the jobs as Slurm has them just after, by one command: both speak of the same moment."""
+        inner = runs_view.command(self._site.paths.checkpoints)
+        result = self._for_runs.run(f"timeout 20 sh -c {shlex.quote(inner)}", deadline_s=RUNS_DEADLINE_S)
+        if not result.ok:
+            raise ValueError(result.error or result.stderr.strip()[:200] or f"exit status {result.rc}")
+        return runs_view.parse_answer(result.stdout, self._zone)
 
 
 def _lazily(make: Callable[[], Callable[[], Any]]) -> Callable[[], Any]:

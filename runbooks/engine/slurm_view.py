@@ -11,6 +11,12 @@ from runbooks.engine.model import Job, SchedulerNode
 COMMAND = (
     "export TZ=UTC; timeout 8 scontrol --oneliner show node && echo @@ && timeout 8 scontrol --oneliner --all show job"
 )
+# The job's name is its user's and may hold anything, `JobState=RUNNING` too: what follows it is taken as the sequence
+# that it is. Jobs of arrays have more fields before the name.
+_JOB = re.compile(
+    r"JobId=(?P<id>\d+)(?: (?!JobName=)\w+=\S+)* JobName=(?P<name>.*?) UserId=(?P<user>[^\s()]+)\(\d+\) GroupId=\S+ "
+    r"(?P<rest>MCS_label=\S* Priority=\d+ .*?JobState=(?P<state>[A-Z_]+) .*)$"
+)
 # Suffixes of a state, man sinfo "NODE STATE CODES"; * alone means something here.
 _SUFFIX = re.compile(r"[*~#!%$@^-]+$")
 _NAMES = re.compile(r"([^,\[]+(?:\[[^\]]*\])?)(?:,|$)")
@@ -25,28 +31,45 @@ def parse_slurm(text: str) -> tuple[dict[str, SchedulerNode], tuple[Job, ...]]:
     nodes_text, mark, jobs_text = text.partition("@@\n")
     if not mark:
         raise ValueError("scontrol's answer is cut off")
+    return parse_nodes(nodes_text), parse_jobs(jobs_text)
+
+
+def parse_nodes(text: str) -> dict[str, SchedulerNode]:
+    """Read `scontrol --oneliner show node`. Raises ValueError."""
     nodes = {}
-    for line in filter(str.strip, nodes_text.splitlines()):
+    for line in filter(str.strip, text.splitlines()):
         name, states = _field(line, "NodeName"), _field(line, "State")
         if not name or not states:
             raise ValueError(f"no node: {line[:80]!r}")
         nodes[name] = SchedulerNode(name, _states(states), _reason(line))
     if not nodes:
         raise ValueError("scontrol knows no node")
-    jobs = []
-    for line in filter(str.strip, jobs_text.splitlines()):
-        if line.startswith("No jobs in the system"):
+    return nodes
+
+
+def parse_jobs(text: str) -> tuple[Job, ...]:
+    """Read `scontrol --oneliner --all show job`. Raises ValueError.
+
+    A name with a line break makes two lines of one: the second is passed over, and a job's first line counts.
+    """
+    jobs: dict[str, Job] = {}
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("No jobs in the system")]
+    for line in lines:
+        found = _JOB.match(line)
+        if found is None:
             continue
-        name, state = _field(line, "JobId"), _field(line, "JobState")
-        if not name or not state:
-            raise ValueError(f"no job: {line[:80]!r}")
-        jobs.append(
+        rest, pending = found["rest"], found["state"] == "PENDING"
+        jobs.setdefault(
+            found["id"],
             Job(
-                name, _field(line, "JobName"), _field(line, "UserId").partition("(")[0], state,
-                expand(_field(line, "NodeList")), _time(_field(line, "StartTime")),
-            )
+                found["id"], found["name"], found["user"], found["state"], expand(_field(rest, "NodeList")),
+                # Of a waiting job it is a guess.
+                None if pending else _time(_field(rest, "StartTime")), _time(_field(rest, "EndTime")),
+            ),
         )  # fmt: skip
-    return nodes, tuple(jobs)
+    if lines and not jobs:
+        raise ValueError(f"no job: {lines[0][:80]!r}")
+    return tuple(jobs.values())
 
 
 def expand(listed: str) -> tuple[str, ...]:

@@ -62,7 +62,9 @@ def test_each_xid_means_what_the_catalogue_says(xid: int, expected: str) -> None
         ("GPU recovery action changed from 0x0 (None) to 0x2 (Node Reboot Required)", "gpu_fallen_off"),
         ("GPU recovery action changed from 0x0 (None) to 0x1 (GPU Reset Required)", "gpu_needs_reset"),
         ("GPU recovery action changed from 0x1 (GPU Reset Required) to 0x0 (None)", ""),
-        ("GPU recovery action changed from 0x0 (None) to 0x9 (Something New)", ""),
+        ("GPU recovery action changed from 0x0 (None) to 0x2 (OS Reboot)", "gpu_fallen_off"),
+        ("GPU recovery action changed from 0x0 (None) to 0x1 (PF FLR)", "gpu_needs_reset"),
+        ("GPU recovery action changed from 0x0 (None) to 0x9 (Something New)", "gpu_support"),
         ("no action in it", ""),
     ],
 )
@@ -86,6 +88,36 @@ def test_log_and_alerts_of_one_fault_are_one_finding_with_the_device_of_the_log(
 def test_the_sticky_gauge_alone_is_no_fault_beside_a_clean_log() -> None:
     """dcgm-exporter#500: the gauge keeps the last XID, so after a reboot the alert may still fire for a moment."""
     assert classes(world(alerts=(alert("GpuXidCritical"),))) == {}
+
+
+@pytest.mark.parametrize(
+    ("detail", "expected"),
+    [("XID 79", "gpu_fallen_off"), ("XID 48", "gpu_needs_reset"), ("XID 13", ""), ("XID 999", ""), ("", "")],
+)
+def test_the_gauge_counts_where_the_log_cannot_be_read(detail: str, expected: str) -> None:
+    unread = {"node1": NodeView("node1", True)}
+    seen = world(nodes=unread, alerts=(replace(alert("GpuXidCritical"), detail=detail),))
+    assert classes(seen) == ({expected: "node1"} if expected else {})
+    assert "gpu_fallen_off" in classes(world(nodes=unread, alerts=(alert("GpuMissing"),)))
+
+
+def test_what_the_log_said_long_ago_is_no_fault_of_today() -> None:
+    """A GPU that was reset by hand last week: the line stays as long as the boot."""
+    for xid, expected in ((48, {}), (79, {"gpu_fallen_off": "node1"})):
+        (event,) = kernel(XID.format(xid)).nodes["node1"].events
+        old = replace(event, since=NOW - timedelta(days=7))
+        assert classes(world(nodes={"node1": replace(WELL, events=(old,))})) == expected
+
+
+def test_a_run_that_stands_still_again_right_after_it_was_mended_is_news() -> None:
+    """Since when it counts as stalled, not since the step that ended the incident before."""
+    (finding,) = diagnose(world(runs=(RUN,), jobs=(JOB,)), POLICY, stall_s=60)
+    assert finding.signals[0].since == THEN + timedelta(seconds=60)
+    (first,) = diagnose(world(runs=(replace(RUN, ended="lost"),)), POLICY, stall_s=60)
+    (later,) = diagnose(
+        replace(world(runs=(replace(RUN, ended="lost"),)), time=NOW + timedelta(minutes=1)), POLICY, stall_s=60
+    )
+    assert first == later, "one fault, however often it is looked at"
 
 
 def test_alerts_find_what_no_log_says() -> None:
@@ -157,6 +189,8 @@ def test_no_line_of_a_kernel_is_too_strange(line: str) -> None:
         ("  RESET_GPU: gpu_needs_reset\n", "", "no class for RESET_GPU"),
         ("catalogue:", "catalog:", "catalog"),
         ("SXid ", "SXid ((", "messages.0.pattern"),
+        ("  RESET_GPU: 3600\n", "", "no time for RESET_GPU"),
+        ("valid_s: 900", "valid_s: -1", "messages.1.valid_s"),
     ],
 )
 def test_a_bad_policy_is_refused_with_its_place(tmp_path: Path, old: str, new: str, says: str) -> None:
@@ -171,6 +205,7 @@ def test_a_bad_policy_is_refused_with_its_place(tmp_path: Path, old: str, new: s
 
 def test_a_page_whose_front_matter_is_broken_is_refused(tmp_path: Path) -> None:
     shutil.copy(ROOT / "runbooks" / "policy.yml", tmp_path)
-    (tmp_path / "Alert.md").write_text("---\nfault_classes: gpu\n---\n# Alert\n")
-    with pytest.raises(UserError, match=r"Alert\.md.*front matter"):
-        load_policy(tmp_path)
+    for text in ("---\nfault_classes: gpu\n---\n# Alert\n", "# Alert\n", "---\nfault_classes: []\n# Alert\n", ""):
+        (tmp_path / "Alert.md").write_text(text)
+        with pytest.raises(UserError, match=r"Alert\.md.*front matter"):
+            load_policy(tmp_path)
