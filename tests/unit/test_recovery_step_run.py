@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ PLAYBOOKS = {
 
 
 @pytest.fixture
-def content(tmp_path: Path) -> Path:
+def content(tmp_path: Path) -> Iterator[Path]:
     """A content tree as it lies on mgmt: ansible.cfg, playbooks and an inventory; the site is nobody's business."""
     tree = tmp_path / "content"
     (tree / "playbooks").mkdir(parents=True)
@@ -82,7 +83,9 @@ def content(tmp_path: Path) -> Path:
     (tree / "runbooks" / "__init__.py").write_text("raise SystemExit('wrong package')\n")
     for name, text in PLAYBOOKS.items():
         (tree / "playbooks" / name).write_text(text)
-    return tree
+    yield tree
+    # A unit's control group ends with it; here nothing else ends the workers of a playbook that hangs.
+    subprocess.run(["pkill", "-KILL", "-f", str(tree)], timeout=10, check=False)
 
 
 def write_step(directory: Path, work: Work, *, node: str = "here") -> None:
