@@ -29,7 +29,7 @@ def diagnose(world: World, policy: Policy, *, stall_s: float) -> list[Finding]:
         elif view.reachable:
             found += _node(view, alerts.get(view.name, ()), policy, world.time)
     for run in world.runs or ():
-        found += _run(run, world, stall_s)
+        found += _run(run, world, policy, stall_s)
     return found
 
 
@@ -81,12 +81,14 @@ def _finding(fault_class: str, node: str, signals: Sequence[Signal]) -> Finding:
     return Finding(fault_class, node, device, "", tuple(signals), "; ".join(dict.fromkeys(told))[:500])
 
 
-def _run(run: RunView, world: World, stall_s: float) -> list[Finding]:
+def _run(run: RunView, world: World, policy: Policy, stall_s: float) -> list[Finding]:
     if run.finished:
         return []
     if run.ended in ("failed", "lost"):
         # Not now: each look would find another fault.
         at = run.ended_at or run.last_step_at or datetime.fromtimestamp(0, UTC)
+        if world.time - at > timedelta(seconds=policy.ended_valid_s):
+            return []
         text = f"its job {run.job or '?'} {'failed' if run.ended == 'failed' else 'ended without a word'}"
         signal = Signal("job", f"job-{run.ended}", at, run=run.run, detail=text)
         return [Finding(STALLED, "", "", run.run, (signal,), text)]

@@ -59,7 +59,7 @@ class Policy(_Strict):
     """`alerts`: fault classes of each alert that has a page; an alert without one is unknown and never acted on.
 
     `sticky_alerts` may speak of what was mended. `valid_s`: seconds for which a kernel line speaks for its fault class,
-    0 as long as the boot lasts.
+    0 as long as the boot lasts; `ended_valid_s` the same of a job's bad end.
     """
 
     catalogue: str
@@ -67,6 +67,7 @@ class Policy(_Strict):
     sticky_alerts: frozenset[str]
     classes: dict[Action, FaultClass]
     valid_s: dict[Action, Seconds]
+    ended_valid_s: Seconds
     xids: dict[int, Xid]
     recovery_actions: dict[str, Action]
     messages: tuple[Message, ...]

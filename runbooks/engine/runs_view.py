@@ -120,10 +120,10 @@ def parse_runs(text: str, jobs: Iterable[Job]) -> tuple[RunView, ...]:
         }
         try:
             launch = Launch.parse(parts["launch"])
-        except ValueError:
-            # Written by another version, or by hand: nobody may submit it again.
+            runs.append(_view(line[3:], launch, parts, by_id.get(launch.job)))
+        except (ValueError, TypeError, OverflowError, OSError):
+            # Written by another version, or by hand: nobody may submit it again, and it hides no other run.
             continue
-        runs.append(_view(line[3:], launch, parts, by_id.get(launch.job)))
     return tuple(runs)
 
 
@@ -133,7 +133,12 @@ def _view(name: str, launch: Launch, parts: dict[str, str], job: Job | None) -> 
     alive = job is not None and job.state in ALIVE
     ours = float(note.get("time", 0)) > launch.submitted
     exit_time = parts["exit_time"].strip()
-    ended_at = datetime.fromtimestamp(int(exit_time), UTC) if exit_time.isdigit() else job.ended if job else None
+    stepped = float(metrics.get("time", 0))
+    if exit_time.isdigit():
+        ended_at = datetime.fromtimestamp(int(exit_time), UTC)
+    else:
+        # Where nobody says when, the last sign of life.
+        ended_at = (job.ended if job else None) or datetime.fromtimestamp(max(stepped, launch.submitted), UTC)
     begun = parts["begun"].strip()
     checkpoint = parts["checkpoint"].strip()
     return RunView(
@@ -144,7 +149,7 @@ def _view(name: str, launch: Launch, parts: dict[str, str], job: Job | None) -> 
         ended=None if alive else _ended(parts["exit"].strip(), job, ours),
         nodes=job.nodes if job else (),
         step=step,
-        last_step_at=datetime.fromtimestamp(float(metrics["time"]), UTC) if "time" in metrics else None,
+        last_step_at=datetime.fromtimestamp(stepped, UTC) if stepped else None,
         checkpoint_step=int(checkpoint) if checkpoint.isdigit() else None,
         restarts=int(begun) if begun.isdigit() else 0,
         finished=step >= launch.steps,
@@ -174,6 +179,6 @@ def _record(text: str) -> dict[str, Any]:
     """A JSON object; nothing for a line that a crash tore."""
     try:
         record = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return record if isinstance(record, dict) else {}

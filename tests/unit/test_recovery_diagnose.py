@@ -158,6 +158,9 @@ JOB = Job("7", "medllm-r", "ops", "RUNNING", ("node1",), started=NOW - timedelta
         (replace(RUN, finished=True), JOB, False),
         (replace(RUN, ended="failed"), None, True),
         (replace(RUN, ended="lost"), None, True),
+        # The engine's first start finds all runs that ever failed.
+        (replace(RUN, ended="failed", ended_at=NOW - timedelta(days=7)), None, False),
+        (replace(RUN, ended="lost", last_step_at=None), None, False),
         (replace(RUN, ended="cancelled"), None, False),
         (replace(RUN, ended="completed"), None, False),
         (replace(RUN, ended="refused"), None, False),

@@ -241,7 +241,12 @@ def test_how_a_job_ended_says_whether_its_run_is_wanted(
 def test_runs_that_slurm_forgot_that_are_torn_or_cut_off() -> None:
     (run,) = runs_view.parse_runs(_frame(metrics='{"step": 2'), [])
     assert (run.ended, run.step, run.last_step_at) == ("lost", 0, None)
-    assert runs_view.parse_runs(_frame(launch="{"), []) == ()
+    for bad in (
+        {"launch": "{"}, {"metrics": {"step": None}}, {"metrics": {"step": 1, "time": "x"}}, {"stop": {"step": []}},
+        {"metrics": {"step": 1, "time": 1e300}}, {"launch": LAUNCH | {"submitted": "inf"}},
+    ):  # fmt: skip
+        two = _frame(**bad).replace("@@ end\n", "") + _frame()
+        assert len(runs_view.parse_runs(two, [])) == 1, f"{bad} costs only its own run"
     with pytest.raises(ValueError, match="cut off"):
         runs_view.parse_runs(_frame().replace("@@ end\n", ""), [])
 
@@ -254,7 +259,7 @@ def test_a_job_that_slurm_has_forgotten_is_looked_up_before_it_counts_as_lost() 
     assert (run.ended, run.nodes) == ("cancelled", ("node1", "node2"))
     assert run.ended_at == datetime(2026, 11, 22, 18, 37, 43, tzinfo=UTC), "the log has local times"
     (run,) = runs_view.parse_answer(f"{frame}No jobs in the system\n@@log\n@@ done\n", UTC)
-    assert run.ended == "lost"
+    assert (run.ended, run.ended_at) == ("lost", datetime.fromtimestamp(1100, UTC)), "its last sign of life"
     for cut in (frame, f"{frame}No jobs in the system\n", f"{frame}No jobs in the system\n@@log\n{log}"):
         with pytest.raises(ValueError, match="cut off"):
             runs_view.parse_answer(cut, UTC)
