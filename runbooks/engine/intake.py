@@ -102,7 +102,8 @@ class Intake:
         """The signals that began after the last incident of this place ended (NVSentinel #450: what had been mended
         was acted on again). What still holds long after that, and is no line of a log, counts again.
         """
-        ended = max((one.ended_at for one in self._store.incidents() if self._mended(one, finding)), default=None)
+        mended = [one for one in self._store.incidents() if self._mended(one, finding)]
+        ended = max((one.ended_at for one in mended if one.ended_at is not None), default=None)
         if ended is None:
             return finding.signals
         again = now >= ended + timedelta(seconds=procedure.alert_memory_s)

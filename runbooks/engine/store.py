@@ -128,7 +128,8 @@ class Store:
 
         Raises ValueError for a step or event of another incident: nothing is written then.
         """
-        if stray := [one for one in (*steps, *events) if one.incident != incident.id]:
+        parts: tuple[Step | Event, ...] = (*steps, *events)
+        if stray := [one for one in parts if one.incident != incident.id]:
             raise ValueError(f"{stray[0]} is not of {incident.id}")
         known = self._load()
         body = _INCIDENT.dump_json(incident).decode()
