@@ -185,6 +185,16 @@ def test_a_settling_one_whose_node_dies_makes_room_for_that(lab: Lab) -> None:
     assert lab.actions.books.count("checks") == 1, "what had been planned was never started"
 
 
+@pytest.mark.parametrize("under_way", ["limit_power.yml", "checks"])
+def test_heat_whose_step_runs_is_not_left_for_another_fault(lab: Lab, under_way: str) -> None:
+    lab.cluster.fault("node2", "gpu_overheat", ends_by=set())
+    lab.until(lambda: lab.actions.books[-1:] == [under_way], every_s=1)
+    lab.cluster.fault("node2", "node_hung", ends_by={"power_cycle.yml"})
+    lab.tick(1)
+    assert lab.only.state is not State.CLOSED
+    assert lab.store.steps(lab.only.id)[-1].status is StepStatus.RUNNING
+
+
 def test_two_faults_at_once_are_mended_one_after_the_other_and_the_run_once(lab: Lab) -> None:
     lab.cluster.fault("node2", "gpu_fallen_off")
     lab.cluster.fault("node3", "lustre_evicted")
