@@ -45,6 +45,12 @@ def _procedure(procedure: Procedure) -> str:
         number += 1
         lines.append(f"{number}. {text}")
 
+    if procedure.scope == "node" and not procedure.act and procedure.isolate and procedure.revalidate:
+        add(f"{_book(procedure.isolate)} Then a person is told: nothing else is tried.")
+        add(f"When the person says that it is mended: {_checks(procedure.revalidate)}")
+        for work in procedure.return_:
+            add(_book(work))
+        return "\n".join([*lines, "", f"For the vendor: {procedure.vendor}"])
     if procedure.quiesce is not None:
         add(_book(procedure.quiesce))
     for attempt, work in enumerate(procedure.act, 1):

@@ -97,7 +97,7 @@ def _quiesce(steps: Sequence[Step], procedure: Procedure, site: Site) -> Move | 
 def _act(incident: Incident, steps: Sequence[Step], procedure: Procedure, site: Site) -> Move | None:
     works = procedure.steps(Slot.ACT, site, incident.attempt)
     if not works:
-        return None
+        return GiveUp("nothing is known to help", isolate=True) if procedure.scope == "node" else None
     done = [step for step in _of(steps, Slot.ACT) if step.attempt == incident.attempt]
     if not done:
         return Do(works[0])

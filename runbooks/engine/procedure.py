@@ -64,7 +64,7 @@ class Procedure(_Strict):
     `rank`: a smaller one explains more, so it replaces a larger one on the same node while nothing was started.
     `restarts_node`: its first attempt starts the machine anew. `on_node_loss`: the node's work may go on elsewhere
     before it is back (`site_recovery.on_node_loss`). `alert_memory_s`: an alert that fired before the last incident
-    ended and still does counts again only so long after that.
+    ended and still does counts again only so long after that. Without `act`, a node is isolated and a person is told.
     """
 
     fault_class: Name
@@ -88,8 +88,12 @@ class Procedure(_Strict):
             raise ValueError("act without revalidate: nothing would prove that it helped")
         if self.quiesce is None and any(work.approval for work in self.act):
             raise ValueError("an act that needs an approval takes the machine from its jobs: fill quiesce")
-        if self.scope == "node" and (self.isolate is None or not self.act):
-            raise ValueError("a node's fault needs act, and isolate for when it does not help")
+        if self.scope == "node" and self.isolate is None:
+            raise ValueError("a node's fault needs isolate for when it does not help")
+        if self.scope == "node" and not self.act and (self.quiesce or self.resume):
+            raise ValueError("without act a person is told at once: leave out quiesce and resume")
+        if self.scope == "node" and not self.act and (self.revalidate is None or not self.return_):
+            raise ValueError("without act, revalidate and return are for the person's repair: fill both")
         if self.scope == "run" and (self.act or self.return_ or self.isolate or self.resume is None):
             raise ValueError("a run's fault is mended by quiesce and resume; no node is acted on")
         if self.scope == "node" and self.quiesce is not None and not self.return_:

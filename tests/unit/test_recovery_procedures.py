@@ -40,11 +40,10 @@ def test_every_procedure_fits_its_schema_and_names_playbooks_that_exist() -> Non
 def test_every_fault_class_of_the_policy_and_the_pages_has_a_procedure() -> None:
     policy = load_policy(ROOT / "runbooks")
     of_pages = {name for classes in policy.alerts.values() for name in classes}
-    # SUPPORT has no XID yet.
     of_kernel = {policy.classes[xid.action] for xid in policy.xids.values()} | {
         one.fault_class for one in policy.messages
     }
-    assert of_pages | (of_kernel - {""}) <= set(PROCEDURES)
+    assert of_pages | ((of_kernel | set(policy.classes.values())) - {""}) <= set(PROCEDURES)
 
 
 def test_attempts_come_in_their_order_and_the_site_decides_how_long_heat_settles() -> None:
@@ -102,6 +101,20 @@ def test_a_playbook_that_does_not_exist_is_refused_where_playbooks_are(tmp_path:
     line = GOOD.splitlines().index("  - playbook: power_cycle.yml") + 1
     assert (problem.line, problem.key) == (line, "act.1.playbook")
     assert "'power_cycle.yml'" in problem.rule
+
+
+def test_where_nothing_is_known_to_help_the_page_says_that_a_person_is_told() -> None:
+    section = pages.render(("gpu_support",), PROCEDURES)
+    assert "1. Drain the node; what runs on it goes on (`isolate.yml`" in section
+    assert "2. When the person says that it is mended: Check" in section
+    assert "If nothing helped" not in section
+
+
+@pytest.mark.parametrize("slot", ["revalidate", "return", "isolate"])
+def test_what_a_persons_repair_needs_is_not_left_out(tmp_path: Path, slot: str) -> None:
+    text = (ROOT / "runbooks" / "procedures" / "gpu_support.yml").read_text()
+    (problem,) = load(tmp_path, without(text, slot), "gpu_support").problems
+    assert slot in problem.rule
 
 
 def without(text: str, slot: str) -> str:
