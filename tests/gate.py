@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from medllm.files import cache_dir
+from medllm.files import cache_dir, write_atomic
 
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results"
@@ -86,6 +86,10 @@ def lab_steps(*, everything: bool) -> list[Step]:
         Step("main job, virgin", [medllm, "lab", "run", "--record", RESULTS / "main-job-virgin.json"]),
         Step("main job, again", [medllm, "lab", "run", "--record", RESULTS / "main-job-again.json"]),
         Step("lab tests", [*PYTEST, "tests/lab"]),
+        Step(
+            "drills",
+            [medllm, "recover", "drill", "--all", "--runs", "3", "--record", RESULTS / "recovery-drills.json"],
+        ),
     ]
 
 
@@ -121,11 +125,12 @@ def main() -> int:
             print(f"left out: {step.name} (something before it failed)")
             break
         results.append(run(step, capture=False))
+        if level == "test-all":
+            # After each step: an hour's proofs are not lost with the last one.
+            _write_report(results)
     print("\nWhere the time went:")
     for result in sorted(results, key=lambda result: -result.seconds):
         print(f"  {result.seconds:7.1f} s  {result.name}{'' if result.ok else '  FAILED'}")
-    if level == "test-all":
-        _write_report(results)
     return 0 if all(result.ok for result in results) else 1
 
 
@@ -141,8 +146,7 @@ def _write_report(results: list[Done]) -> None:
         "steps": [asdict(result) for result in results],
     }
     path = RESULTS / f"test-all-{commit}.json"
-    path.write_text(json.dumps(report, indent=1) + "\n")
-    print(f"Report: {path.relative_to(REPOSITORY)}")
+    write_atomic(path, json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from lab.drills import INJECTORS
 from runbooks.drill import training
 from runbooks.drill.look import NodeLook
 from runbooks.drill.prove import prove
@@ -236,16 +235,3 @@ def test_a_hung_playbook_is_ended_in_time(lab: Hands) -> None:
     assert hung.status in {StepStatus.UNKNOWN, StepStatus.FAILED}, hung
     # The next attempt is a reboot; all else is as in any drill.
     assert set(failed(after)) <= {proof for proof in failed(after) if proof.startswith("boot_ids")}
-
-
-@pytest.mark.long
-@pytest.mark.timeout(9000)
-def test_every_fault_three_times(lab: Hands) -> None:
-    """All drills; a hot GPU settles in the background and holds nobody up."""
-    answer = drill("--all", "--runs", "3", timeout=8700)
-    assert not_proved(answer) == []
-    assert {name: (one["runs"], one["good"]) for name, one in answer["drills"].items()} == dict.fromkeys(
-        INJECTORS, (3, 3)
-    )
-    assert any(proof["name"] == "blocks_nobody" for run in answer["runs"] for proof in run["proofs"])
-    assert [goal for goal in answer["goals"] if not goal["met"]] == []

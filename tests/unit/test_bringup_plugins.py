@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+# Whole processes of Ansible or of the engine.
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent.parent
 H200 = ROOT / "tests" / "data" / "topology" / "hgx-h200-tabs.txt"
 

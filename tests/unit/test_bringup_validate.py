@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+# Whole processes of Ansible or of the engine.
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent.parent
 
 

@@ -285,6 +285,7 @@ def test_verdicts() -> None:
     assert verdict(written(tags=["node"])[1], NONE).title == "Passed in part"
 
 
+@pytest.mark.slow
 def test_a_thousand_nodes_make_a_page_of_a_bearable_size() -> None:
     template = SITE.host("node1")
     nodes = [

@@ -82,6 +82,7 @@ def medllm(*arguments: str, cwd: Path = REPOSITORY) -> subprocess.CompletedProce
     )
 
 
+@pytest.mark.slow
 def test_history_lists_every_incident_with_its_times(state: Path) -> None:
     done = medllm("history", "--state", str(state), "--json")
     assert done.returncode == 0, done.stderr
@@ -263,6 +264,7 @@ def test_plan_is_readable_and_takes_a_fault_class_too() -> None:
         assert word in flat, word
 
 
+@pytest.mark.slow
 def test_every_alert_and_every_fault_class_has_a_plan() -> None:
     site = load_site(REPOSITORY / "inventory/lab")
     policy = load_policy(REPOSITORY / "runbooks")

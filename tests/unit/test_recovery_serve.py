@@ -36,6 +36,9 @@ from runbooks.engine.model import *
 from runbooks.engine.procedure import load_procedures
 from runbooks.engine.units import Systemd, UnitActions
 
+# Whole processes of Ansible or of the engine.
+pytestmark = pytest.mark.slow
+
 state, repository = Path(sys.argv[1]), Path(sys.argv[2])
 site = load_site(repository / "inventory/lab")
 NODE = site.gpu_nodes[2].name

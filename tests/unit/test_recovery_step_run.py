@@ -18,6 +18,9 @@ from medllm.verdict import Outcome
 from runbooks.engine import step_files, step_run
 from runbooks.engine.model import Slot, StepStatus, Work
 
+# Whole processes of Ansible or of the engine.
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[2]
 HERE = "- hosts: '{{ recovery_node }}'\n  connection: local\n  gather_facts: false\n  tasks:\n"
 

@@ -172,6 +172,7 @@ def test_a_file_of_a_newer_version_or_of_something_else_is_refused(tmp_path: Pat
         Store(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_long_history_is_read_once(tmp_path: Path) -> None:
     with Store(tmp_path / "i.db") as store:
         store._db.execute("BEGIN")
