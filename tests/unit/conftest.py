@@ -11,6 +11,6 @@ _INTERN = sys.intern
 
 @pytest.fixture(autouse=True)
 def _the_interpreters_own_intern(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ansible-core replaces `sys.intern` for good when it is imported, and torch._dynamo refuses anything else there."""
+    """ansible-core replaces `sys.intern` for good when it is imported; torch._dynamo refuses anything else there."""
     if request.module.__name__.rpartition(".")[2].startswith("test_trainer"):
         monkeypatch.setattr(sys, "intern", _INTERN)
