@@ -83,14 +83,33 @@ def unit_processes(unit: str) -> list[int]:
     return [pid for pid in [int(answer.stdout or 0)] if pid]
 
 
+LUSTRE_SERVER = "/run/lab/lustre-backing"
+
+
 def lustre(mode: str) -> None:
     """Remount what the Lustre client mounted: an evicted client's writes fail until it is connected again."""
     rows = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     # Fields 4 and 5 of proc(5): the root of the mount in its file system, the mount point.
-    server = next(row[3] for row in rows if row[4] == "/run/lab/lustre-backing")
+    server = next(row[3] for row in rows if row[4] == LUSTRE_SERVER)
     for row in rows:
-        if row[3].startswith(server) and row[4] != "/run/lab/lustre-backing":
-            subprocess.run(["mount", "-o", f"remount,bind,{mode}", row[4]], check=True)
+        if row[3].startswith(server) and row[4] != LUSTRE_SERVER:
+            remount = ["mount", "-o", f"remount,bind,{mode}", row[4]]
+            if subprocess.run(remount, stderr=subprocess.DEVNULL, check=False).returncode:
+                _replace(row[4], mode)
+
+
+def _replace(mount_point: str, mode: str) -> None:
+    """A mount with files open for writing refuses to become read-only: detach it, and put another one in its place."""
+    subprocess.run(["umount", "--lazy", mount_point], check=True)
+    deadline = time.monotonic() + READ_SECONDS
+    while True:
+        bind = ["mount", "--bind", "-o", mode, LUSTRE_SERVER, mount_point]
+        if not subprocess.run(bind, check=False).returncode:
+            return
+        # A file was opened for writing between the two system calls of a read-only bind mount.
+        subprocess.run(["umount", "--lazy", mount_point], check=False)
+        if time.monotonic() > deadline:
+            sys.exit(f"{mount_point} can't be mounted {mode}")
 
 
 def main() -> None:
