@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
+import traceback
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from medllm.errors import user_error
+from medllm.errors import UserError, user_error
 from medllm.files import state_dir
 from medllm.manifest import load_or_create_private_key, load_private_key, load_public_key, verify_manifest
 
@@ -59,7 +61,16 @@ def deid(source: Path, destination: Path, as_json: Json = False) -> None:
     from curation.deid.keys import load_pseudonym_key
     from curation.deid.tree import deidentify_tree
 
-    done = deidentify_tree(source, destination, load_pseudonym_key(), load_or_create_private_key(_deid_key()))
+    pseudonyms, signer = load_pseudonym_key(), load_or_create_private_key(_deid_key())
+    try:
+        done = deidentify_tree(source, destination, pseudonyms, signer)
+    except (UserError, OSError):
+        raise  # made without the patients' data
+    except Exception as error:  # any other message may quote them, and so may a traceback
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{type(error).__name__} in {Path(place.filename).name}:{place.lineno}"
+        print(f"error: stopped by {where}; {destination} was not written. Fix: report this line", file=sys.stderr)
+        raise typer.Exit(1) from None
     facts = {**done.as_json(), "seconds": round(done.seconds, 2), "manifest_sha256": done.manifest_sha256}
     replaced = sum(count["original"] for count in facts["phi_counts"].values())
     _print(
@@ -88,11 +99,14 @@ def pack(
     """Pack a de-identified tree into WebDataset shards with a tokenizer, an index and a signed manifest."""
     from curation.pack.dataset import Shape
     from curation.pack.dataset import pack as run
+    from curation.publish import check_name
 
+    name = destination.name if name is None else name
+    check_name(name, "--name")
     signer = load_private_key(key) if key else load_or_create_private_key(_data_key())
     trusted = load_or_create_private_key(_deid_key()).public_key()
     shape = Shape(image_size, ecg_rate, ecg_samples, vocabulary, heldout, samples_per_shard)
-    done = run(source, destination, name or destination.name, trusted, signer, shape)
+    done = run(source, destination, name, trusted, signer, shape)
     facts = {
         "counts": dict(done.counts), "skipped": dict(done.skipped), "data_version": done.data_version,
         "manifest_sha256": done.manifest_sha256, "seconds": round(done.seconds, 2),
@@ -139,7 +153,7 @@ def publish(
     try:
         done = run(load_site(inventory), directory, name, signer.public_key(), dry_run=dry_run)
     except RemoteError as error:
-        print(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
     did = ("would be sent" if dry_run else "sent and verified there") if done.sent else "there already, verified"
     _print(as_json, asdict(done), f"{done.host}:{done.path}: {done.files} files, {done.size} bytes, {did}")

@@ -31,6 +31,14 @@ class Published:
     manifest_sha256: str
 
 
+def check_name(name: str, key: str) -> None:
+    """Raises UserError unless a data set may be called so; `key` says where the name was given."""
+    if not name or not all(part.isalnum() or part in "-_." for part in name) or name.startswith("."):
+        raise user_error(
+            f"{name!r}: a data set's name is letters, digits, '-', '_' and '.'", "choose another name", key=key
+        )
+
+
 def publish(
     site: Site, directory: Path, name: str, public_key: Ed25519PublicKey, *, dry_run: bool = False
 ) -> Published:
@@ -42,8 +50,7 @@ def publish(
         UserError: the data set does not verify, a bad name, or another curator's key stands on the cluster.
         RemoteError: the machine can't be reached, or what arrived is not what was sent.
     """
-    if not name or not all(part.isalnum() or part in "-_." for part in name) or name.startswith("."):
-        raise user_error("a data set's name is letters, digits, '-', '_' and '.'", "choose another name", key="NAME")
+    check_name(name, "NAME")
     manifest = verify_manifest(directory, public_key)
     if manifest.meta.get("stage") != "pack":
         raise user_error("this is no packed data set", "run `medllm data pack` first", file=directory)

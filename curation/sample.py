@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import warnings
 from datetime import date, timedelta
 from functools import cache
@@ -28,7 +27,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from medllm.errors import user_error
-from medllm.files import write_atomic
+from medllm.files import staged_directory, write_atomic
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 _PICTURES = ("CT_small.dcm", "MR_small.dcm", "MR_small_RLE.dcm", "MR_small_implicit.dcm")
@@ -45,30 +44,32 @@ def write_sample(destination: Path, limit: int | None = None) -> dict[str, int]:
         UserError: the destination exists.
     """
     logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
-    if destination.exists() and any(destination.iterdir()):
+    if destination.is_symlink() or (destination.exists() and not (destination.is_dir() and _is_empty(destination))):
         raise user_error("the destination exists", "name a new directory, or remove this one", file=destination)
-    staging = destination.with_name(destination.name + ".tmp")
-    shutil.rmtree(staging, ignore_errors=True)
     lines = files("curation.sample_notes").joinpath("notes.jsonl").read_text(encoding="utf-8").splitlines()[:limit]
     counts = {"patients": 0, "images": 0, "ecgs": 0}
-    for number, line in enumerate(lines):
-        record = json.loads(line)
-        identifier = f"HOSP-{number:05d}"
-        folder = staging / "patients" / identifier
-        meta = {"patient_id": identifier, "lang": record["lang"], "kind": record["kind"], "patient": record["patient"]}
-        write_atomic(folder / "meta.json", json.dumps(meta, ensure_ascii=False, indent=1) + "\n")
-        write_atomic(folder / "note.txt", record["text"])
-        write_atomic(folder / "image.dcm", _picture(number, identifier, record["patient"]))
-        counts["patients"] += 1
-        counts["images"] += 1
-        # Not each patient has each modality.
-        if number % 5 != 4:
-            write_atomic(folder / "ecg.csv", _recording(number, identifier, record["patient"]))
-            counts["ecgs"] += 1
-    if destination.exists():
-        destination.rmdir()
-    staging.rename(destination)
+    with staged_directory(destination) as staging:
+        for number, line in enumerate(lines):
+            record = json.loads(line)
+            identifier = f"HOSP-{number:05d}"
+            folder = staging / "patients" / identifier
+            meta = {
+                "patient_id": identifier, "lang": record["lang"], "kind": record["kind"], "patient": record["patient"],
+            }  # fmt: skip
+            write_atomic(folder / "meta.json", json.dumps(meta, ensure_ascii=False, indent=1) + "\n")
+            write_atomic(folder / "note.txt", record["text"])
+            write_atomic(folder / "image.dcm", _picture(number, identifier, record["patient"]))
+            counts["patients"] += 1
+            counts["images"] += 1
+            # Not each patient has each modality.
+            if number % 5 != 4:
+                write_atomic(folder / "ecg.csv", _recording(number, identifier, record["patient"]))
+                counts["ecgs"] += 1
     return counts
+
+
+def _is_empty(folder: Path) -> bool:
+    return next(folder.iterdir(), None) is None
 
 
 def _testdata(name: str) -> Path:

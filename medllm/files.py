@@ -3,30 +3,66 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
 def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
-    """Replace `path` by `data` in one step; a crash leaves the old file or the new one, never a part."""
+    """Replace `path` by `data` in one step; a crash leaves the old file or the new one, never a part.
+
+    Raises:
+        OSError: with `path` as its file.
+    """
     payload = data.encode() if isinstance(data, str) else data
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(payload)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).chmod(mode)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(payload)
+                stream.flush()
+                os.fsync(stream.fileno())
+            Path(temporary).chmod(mode)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        # The system names the temporary file, or none when the disk is full.
+        raise OSError(error.errno, error.strerror, str(path)) from error
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+@contextmanager
+def staged_directory(target: Path) -> Iterator[Path]:
+    """An empty directory beside `target` that takes its place when the block ends well, and goes when it does not.
+
+    Its name is new each time: a fixed one (`target.tmp`) may be somebody's, even the source of what is made here.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    made, old = work / "new", work / "old"
+    try:
+        made.mkdir(mode=0o755)
+        yield made
+        if target.exists():
+            target.rename(old)
+        made.rename(target)
+    except BaseException:
+        if old.exists():
+            old.rename(target)
+        raise
+    finally:
+        # What could not be put back stays.
+        if not old.exists() or target.exists():
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def state_dir() -> Path:

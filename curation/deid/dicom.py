@@ -7,6 +7,7 @@ Pixels are not changed: what may show text in its pixels is refused, for a perso
 
 from __future__ import annotations
 
+import re
 import warnings
 from functools import cache
 from io import BytesIO
@@ -15,6 +16,7 @@ from typing import Any, Final
 import pydicom
 from pydicom import config
 from pydicom._uid_dict import UID_dictionary
+from pydicom.charset import python_encoding
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.multival import MultiValue
@@ -33,6 +35,15 @@ METHOD_CODES: Final = (
 )
 # Free text outside the tables is searched like a note.
 _TEXT = frozenset({"LO", "LT", "SH", "ST", "UC", "UT"})
+# What may stand in values that are no free text (PS3.5 table 6.2-1, with the colons of old times of day). Who enters a
+# name into such a field breaks its form.
+_FORMS: Final = {
+    "AS": re.compile(r"[0-9]{3}[DWMY]"),
+    "CS": re.compile(r"[A-Z0-9_ ]{1,16}"),
+    "DS": re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"),
+    "IS": re.compile(r"[+-]?[0-9]{1,12}"),
+    "TM": re.compile(r"[0-9]{2}(:?[0-9]{2}(:?[0-9]{2}(\.[0-9]{1,6})?)?)?"),
+}
 # Kinds of images that often carry text in their pixels (ultrasound, screenshots, scanned paper, photographs).
 _RISKY_MODALITIES = frozenset({"US", "IVUS", "SC", "OT", "XC", "ES", "GM", "DOC", "OP", "RF", "XA", "ECG", "HD"})
 _RISKY_TYPES = frozenset({"SCREEN SAVE", "SCREENSHOT", "SCREEN"})
@@ -142,7 +153,10 @@ def _clean(dataset: Dataset, key: PseudonymKey, days: int, counts: dict[str, int
             counts["removed"] += 1
             continue
         action = _action(element)
-        if element.VR in {"DA", "DT"}:
+        if element.VR in _FORMS and not _well_formed(element):
+            element.value = None
+            counts["emptied"] += 1
+        elif element.VR in {"DA", "DT"}:
             _shift(dataset, element, days, counts, remove=action == "X")
         elif element.VR == "TM" and action is not None:
             pass  # the option keeps times of day
@@ -167,6 +181,14 @@ def _clean(dataset: Dataset, key: PseudonymKey, days: int, counts: dict[str, int
         elif element.VR in {"UN", "UR", "AE"}:
             del dataset[element.tag]
             counts["removed"] += 1
+
+
+def _well_formed(element: DataElement) -> bool:
+    values = element.value if isinstance(element.value, MultiValue) else [element.value]
+    texts = [str(value).strip(" \0") for value in values if value is not None]
+    if element.keyword == "SpecificCharacterSet":
+        return all(text in python_encoding for text in texts)
+    return all(not text or _FORMS[element.VR].fullmatch(text) for text in texts)
 
 
 def _shift(dataset: Dataset, element: DataElement, days: int, counts: dict[str, int], *, remove: bool) -> None:

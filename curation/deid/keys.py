@@ -36,7 +36,8 @@ class PseudonymKey:
         return "PseudonymKey(…)"
 
     def _derive(self, purpose: str, value: str) -> bytes:
-        return hmac.new(self.secret, f"{purpose}\0{value}".encode(), hashlib.sha256).digest()
+        # A file's name need not be UTF-8; Python then holds its bytes as lone surrogates.
+        return hmac.new(self.secret, f"{purpose}\0{value}".encode(errors="surrogatepass"), hashlib.sha256).digest()
 
     def patient(self, identifier: str) -> str:
         """The patient's pseudonym: `p` and 80 bits in hex."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from curation.deid.addresses import addresses
@@ -45,7 +45,7 @@ def redact(text: str, shift_days: int, known: Iterable[tuple[Kind, str]] = ()) -
     return Redaction(apply(text, merged), merged)
 
 
-def known_identifiers(patient: dict[str, object]) -> list[tuple[Kind, str]]:
+def known_identifiers(patient: Mapping[str, object]) -> list[tuple[Kind, str]]:
     """What a patient's structured record says that must not stand in the text: field name → kind."""
     kinds = {
         "name": Kind.NAME, "mrn": Kind.MRN, "id": Kind.MRN, "patient_id": Kind.MRN, "phone": Kind.PHONE,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -27,13 +27,14 @@ from curation.deid.text import known_identifiers, redact
 from curation.deid.validate import Roster, Verdict, known_values, scan, validate_known, validate_text
 from curation.deid.validate_dicom import validate_dicom
 from medllm.errors import user_error
-from medllm.files import write_atomic
+from medllm.files import staged_directory, write_atomic
 from medllm.manifest import MANIFEST_NAME, sign_manifest
 
 REPORT = "report.json"
 STAGE = "deid"
 # Of meta.json only these go on; they describe the note, not the person.
 _KEPT_META = ("lang", "kind")
+_LONG = 10_000
 
 
 @dataclass(slots=True)
@@ -69,9 +70,8 @@ class _Patient:
     meta: dict[str, Any]
 
     @property
-    def record(self) -> dict[str, object]:
-        patient = self.meta.get("patient")
-        return {**(patient if isinstance(patient, dict) else {}), "patient_id": self.identifier}
+    def record(self) -> dict[str, str]:
+        return {**dict(_flat(self.meta.get("patient", {}), "")), "patient_id": self.identifier}
 
 
 def deidentify_tree(source: Path, destination: Path, key: PseudonymKey, signer: Ed25519PrivateKey) -> Summary:
@@ -83,31 +83,30 @@ def deidentify_tree(source: Path, destination: Path, key: PseudonymKey, signer: 
     begin = time.monotonic()
     _quiet()
     patients_dir = check_paths(source, destination, needs="patients")
-    staging = destination.with_name(destination.name + ".tmp")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True, mode=0o755)
     summary = Summary()
     report: list[dict[str, Any]] = []
     try:
-        patients = list(_patients(patients_dir, key, report))
-        roster = _roster(patients)
-        for patient in patients:
-            report += _patient(patient, staging, key, roster, summary)
-        summary.patients = len(patients)
-        for entry in report:
-            if entry["validation_passed"]:
-                summary.passed += 1
-            else:
-                summary.quarantined[entry["reason"]] += 1
-        if not summary.passed:
-            raise user_error("no file passed", "see the reasons in the report of `--json`", file=source)
-        write_atomic(
-            staging / REPORT, json.dumps({"files": report}, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
-        )
-        summary.manifest_sha256 = sign_manifest(staging, signer, {"stage": STAGE, "summary": summary.as_json()})
-        replace_tree(staging, destination)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        with staged_directory(destination) as staging:
+            patients = list(_patients(patients_dir, key, report))
+            roster = _roster(patients)
+            for patient in patients:
+                report += _patient(patient, staging, key, roster, summary)
+            summary.patients = len(patients)
+            for entry in report:
+                if entry["validation_passed"]:
+                    summary.passed += 1
+                else:
+                    summary.quarantined[entry["reason"]] += 1
+            if not summary.passed:
+                reasons = ", ".join(f"{count} x {reason}" for reason, count in summary.quarantined.most_common())
+                raise user_error(f"no file passed ({reasons or 'there is none'})", "mend the raw tree", file=source)
+            write_atomic(
+                staging / REPORT, json.dumps({"files": report}, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+            )
+            summary.manifest_sha256 = sign_manifest(staging, signer, {"stage": STAGE, "summary": summary.as_json()})
+    except OSError as error:
+        # A path below the source may be the patient's name.
+        raise OSError(error.errno, f"{error.strerror} (de-identifying into it)", str(destination)) from None
     summary.seconds = time.monotonic() - begin
     return summary
 
@@ -133,50 +132,83 @@ def check_paths(source: Path, destination: Path, *, needs: str) -> Path:
     return wanted
 
 
-def replace_tree(staging: Path, destination: Path) -> None:
-    """Put a complete directory in the place of `destination`."""
-    old = destination.with_name(destination.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if destination.exists():
-        destination.rename(old)
-    staging.rename(destination)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def _quiet() -> None:
     """The DICOM library logs values that it finds odd."""
     logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 
 
 def _patients(folder: Path, key: PseudonymKey, report: list[dict[str, Any]]) -> Iterator[_Patient]:
-    """Each patient with readable meta.json; without it nothing can be checked, so everything is held back."""
+    """Each patient with usable meta.json; without it nothing can be checked, so everything is held back."""
+    seen: set[str] = set()
     for path in sorted(folder.iterdir()):
         if path.is_symlink() or not path.is_dir():
             report.append(_held(key.digest(path.name), key.digest(path.name), "not_a_patient_directory"))
             continue
-        try:
-            meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
-            identifier = str(meta["patient_id"])
-        except (OSError, ValueError, KeyError, TypeError):
-            for item in _files(path):
-                report.append(_held(key.digest(path.name), key.digest(item.name), "no_usable_meta"))
+        meta = _meta(path / "meta.json")
+        identifier = str(meta["patient_id"]).strip() if meta else ""
+        if meta is None or identifier in seen:
+            # Two folders of one number may be two people, and one's files would take the place of the other's.
+            reason = "no_usable_meta" if meta is None else "patient_id_stands_twice"
+            report += [
+                _held(key.digest(path.name), key.digest(item.name), reason)
+                for item in _files(path)
+                if meta is None or item != path / "meta.json"
+            ]
             continue
+        seen.add(identifier)
         yield _Patient(path, identifier, key.patient(identifier), key.shift_days(identifier), meta)
+
+
+def _meta(path: Path) -> dict[str, Any] | None:
+    """A patient's meta.json; None unless it says who that is."""
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(meta, dict) or not isinstance(meta.get("patient", {}), dict):
+        return None
+    identifier = meta.get("patient_id")
+    if isinstance(identifier, bool) or not isinstance(identifier, str | int) or not str(identifier).strip():
+        return None
+    return meta
+
+
+def _flat(value: object, field: str) -> Iterator[tuple[str, str]]:
+    """The values of a structured record as texts: a long number identifies as a text does, an age does not."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _flat(item, f"{field}.{key}" if field else str(key))
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _flat(item, f"{field}.{number}")
+    elif isinstance(value, str) or (isinstance(value, int) and abs(value) >= _LONG):
+        yield field, str(value)
 
 
 def _roster(patients: list[_Patient]) -> Roster:
     """Names of the structured records and the words that the notes write in lower case."""
-    names = {str(patient.record["name"]) for patient in patients if patient.record.get("name")}
+    names = {patient.record["name"] for patient in patients if patient.record.get("name")}
     ordinary: set[str] = set()
     for patient in patients:
         for path in sorted(patient.folder.glob("note*.txt")):
-            text = path.read_text(encoding="utf-8", errors="replace") if not path.is_symlink() else ""
+            if path.is_symlink() or not path.is_file():
+                continue
+            text = path.read_text(encoding="utf-8", errors="replace")
             ordinary.update(word for word in "".join(c if c.isalpha() else " " for c in text).split() if word.islower())
     return Roster(frozenset(names), frozenset(ordinary))
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    """Everything below that is no directory. Raises OSError for a directory that can't be read."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    found = []
+    for root, folders, names in os.walk(folder, onerror=refuse):
+        links = [name for name in folders if Path(root, name).is_symlink()]
+        found += [Path(root, name) for name in (*names, *links)]
+    return sorted(found)
 
 
 def _patient(
@@ -190,6 +222,9 @@ def _patient(
         handler = _HANDLERS.get(path.suffix.lower())
         if path.is_symlink():
             yield _held(patient.pseudonym, key.digest(path.name), "symbolic_link")
+            continue
+        if not path.is_file():  # reading a pipe would never end
+            yield _held(patient.pseudonym, key.digest(path.name), "special_file")
             continue
         if handler is None:
             yield _held(patient.pseudonym, key.digest(path.name), "unsupported_file")
@@ -215,12 +250,20 @@ def _patient(
             entry["reason"] = "validation_found_" + ("_and_".join(sorted(verdict.findings)) or "leftovers")
         yield entry
     if target.is_dir():
-        kept = {field: patient.meta[field] for field in _KEPT_META if _is_plain(patient.meta.get(field))}
+        kept = {field: patient.meta[field] for field in _KEPT_META if _is_plain(patient.meta.get(field), roster)}
         write_atomic(target / "meta.json", json.dumps({"patient": patient.pseudonym, **kept}, sort_keys=True) + "\n")
 
 
-def _is_plain(value: object) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= 24 and value.replace("_", "").isalpha() and value.isascii()
+def _is_plain(value: object, roster: Roster) -> bool:
+    """A short word that is part of nobody's name."""
+    names = {part for name in roster.names for part in name.lower().replace(",", " ").split()}
+    return (
+        isinstance(value, str)
+        and 0 < len(value) <= 24
+        and value.replace("_", "").isalpha()
+        and value.isascii()
+        and names.isdisjoint({value.lower(), *value.lower().split("_")})
+    )
 
 
 def _held(patient: str, file: str, reason: str) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -15,14 +14,14 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from curation.deid.tree import REPORT, STAGE, check_paths, replace_tree
+from curation.deid.tree import REPORT, STAGE, check_paths
 from curation.pack.shards import Sample, write_shards
 from curation.pack.tokenizer import train_tokenizer
 from curation.prepare.ecg import LEADS, load_ecg
 from curation.prepare.image import load_image
 from curation.prepare.note import clean_note
 from medllm.errors import user_error
-from medllm.files import write_atomic
+from medllm.files import staged_directory, write_atomic
 from medllm.manifest import Manifest, sha256_file, sign_manifest, verify_manifest
 
 INDEX, TOKENIZER = "index.jsonl", "tokenizer.json"
@@ -69,10 +68,7 @@ def pack(
     patients_dir = check_paths(source, destination, needs="patients")
     manifest = verify_manifest(source, trusted)
     report = _validated(source, manifest)
-    staging = destination.with_name(destination.name + ".tmp")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True, mode=0o755)
-    try:
+    with staged_directory(destination) as staging:
         samples = list(_samples(patients_dir, shape, packed))
         splits = {"train": [], "heldout": []}  # type: dict[str, list[Sample]]
         for sample in samples:
@@ -92,9 +88,6 @@ def pack(
         )
         packed.data_version = _version(staging)
         packed.manifest_sha256 = sign_manifest(staging, signer, _meta(name, shape, packed, report, manifest))
-        replace_tree(staging, destination)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     packed.seconds = time.monotonic() - begin
     return packed
 
