@@ -34,7 +34,7 @@ def main() -> None:
     if not found:
         print(f"medllm: there is no command {arguments[0]!r}\n\n{_usage()}", file=sys.stderr)
         sys.exit(2)
-    from medllm.errors import UserError
+    from medllm.errors import UserError, system_error
 
     try:
         try:
@@ -57,6 +57,12 @@ def main() -> None:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        text, code = system_error(error)
+        print(f"error: {text}", file=sys.stderr)
+        sys.exit(code)
+    except KeyboardInterrupt:  # while the command was loaded; Typer does the same after
+        sys.exit(130)
 
 
 if __name__ == "__main__":

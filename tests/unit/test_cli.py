@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -10,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from cli.main import SUMMARIES
+from medllm.errors import system_error
+from medllm.files import write_atomic
 
 REPOSITORY = Path(__file__).parents[2]
 MEDLLM = Path(sys.executable).parent / "medllm"
@@ -55,3 +59,29 @@ def test_a_missing_inventory_says_what_to_do(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "nowhere" in done.stderr
     assert "Fix:" in done.stderr
+
+
+@pytest.mark.parametrize("output", ["{file}/site.json", "{folder}", "/proc/nowhere/site.json", "{folder}/" + "x" * 300])
+def test_a_path_that_can_not_be_written_is_one_line_and_exit_code_2(tmp_path: Path, output: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    path = output.format(file=tmp_path / "file", folder=tmp_path / "folder")
+    done = medllm("site", "export", "-o", path)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {path}: ")
+    assert "Fix:" in line
+    assert sorted(found.name for found in tmp_path.rglob("*")) == ["file", "folder"]
+
+
+def test_a_full_disk_is_a_failure_that_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_atomic(tmp_path / "made.json", "text")
+    text, code = system_error(caught.value)
+    assert code == 1
+    assert text.startswith(f"{tmp_path}/made.json: No space left on device. Fix: ")
+    assert not list(tmp_path.iterdir())
