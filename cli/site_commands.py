@@ -11,6 +11,7 @@ import typer
 from cli.options import DEFAULT_INVENTORY, Inventory, Json
 from medllm.files import write_atomic
 from medllm.site import load_site, site_json
+from medllm.thresholds import thresholds_of
 
 app = typer.Typer(help="The declaration: check it, export it.", no_args_is_help=True, add_completion=False)
 
@@ -19,6 +20,7 @@ app = typer.Typer(help="The declaration: check it, export it.", no_args_is_help=
 def check(inventory: Inventory = DEFAULT_INVENTORY, as_json: Json = False) -> None:
     """Refuse a declaration that is malformed or impossible, before any machine is touched."""
     site = load_site(inventory)
+    thresholds_of(inventory, site)
     if as_json:
         print(json.dumps({"site": site.name, "profile": site.profile, "sha256": site.sha256, "problems": []}))
         return

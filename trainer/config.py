@@ -206,7 +206,7 @@ def _apply(values: dict[str, Any], override: str) -> tuple[str, str]:
         raise user_error(f"{override!r} is not SECTION.KEY=VALUE", "write for example --set data.seed=7", key="--set")
     try:
         value = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         value = text
     target = values.setdefault(section, {})
     if not isinstance(target, dict):

@@ -66,6 +66,11 @@ def read_hosts(document: Document) -> list[tuple[dict[str, Any], tuple[str | int
         for name, values in section(body.get("hosts"), (*keys, "hosts"), None).items():
             place = (*keys, "hosts", name)
             values = shared | section(values, place, _HOST_KEYS)
+            try:
+                shlex.split(str(values.get("ansible_ssh_common_args", "")))
+            except ValueError as error:
+                refuse((*place, "ansible_ssh_common_args"), f"the shell can't split this: {error}", "close the quotes")
+                continue
             found.append((_host(str(name), group, values), place))
     for field, what in (("name", "host"), ("address", "address"), ("bmc_url", "BMC")):
         counts = Counter(host[field] for host, _ in found if host[field] is not None)

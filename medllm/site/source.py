@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ruamel.yaml.scalarint import ScalarInt
 
 from medllm.errors import Problem, UserError, user_error
 
+_MOST_VALUES = 100_000
 _TEMPLATE_MARKS = ("{{", "{%", "{#")
 
 
@@ -57,12 +59,16 @@ def read_document(path: Path) -> Document:
     yaml = YAML(typ="rt", pure=True)
     yaml.version = (1, 1)
     yaml.allow_duplicate_keys = False
+    if path.exists() and not path.is_file():  # reading a pipe would never end
+        raise user_error("this is not a plain file", "put a YAML file there", file=path)
     try:
         data = yaml.load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise user_error("the file does not exist", f"create it (see inventory/lab/{path.name})", file=path) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise user_error(f"the file can't be read as UTF-8 text ({error})", "save it as UTF-8", file=path) from None
+        raise user_error("the file does not exist", "create it, or correct the path", file=path) from None
+    except OSError as error:
+        raise user_error(f"the file can't be read ({error.strerror})", "change its rights", file=path) from None
+    except UnicodeDecodeError as error:
+        raise user_error(f"this is not UTF-8 text ({error.reason})", "save it as UTF-8", file=path) from None
     except DuplicateKeyError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else None
         raise user_error(_first_line(error.problem), "keep one of the two", file=path, line=line) from None
@@ -76,6 +82,9 @@ def read_document(path: Path) -> Document:
     if not isinstance(data, CommentedMap):
         raise user_error("the file is not a mapping of keys to values", "write `key: value` lines", file=path)
     document = Document(path, data)
+    values = list(islice(_scalars(data), _MOST_VALUES + 1))
+    if len(values) > _MOST_VALUES:  # a few aliases of aliases make billions
+        raise user_error(f"more than {_MOST_VALUES} values", "write fewer, and no aliases of aliases", file=path)
     problems = [
         Problem(
             rule=f"{value!r} is a template or has a tag, and the declaration is plain data",
@@ -84,7 +93,7 @@ def read_document(path: Path) -> Document:
             line=document.line_of(keys),
             key=dotted(keys),
         )
-        for keys, value in _scalars(data)
+        for keys, value in values
         if _is_template(value)
     ]
     if problems:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from cli.site_commands import check
 from medllm.errors import UserError
 from medllm.site import load_site, load_site_json, site_json
 
@@ -179,3 +182,34 @@ def test_check_prints_the_problem_and_exits_2(inventory: Path) -> None:
         [medllm, "site", "check", "-i", inventory, "--json"], capture_output=True, text=True, check=False
     )
     assert json.loads(as_json.stdout)["problems"][0]["key"] == "site_gpu.per_node"
+
+
+def test_aliases_of_aliases_are_refused_before_they_fill_the_memory(inventory: Path) -> None:
+    lines = ["site_a: &a [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"site_{new}: &{new} [{', '.join([f'*{old}'] * 10)}]" for old, new in pairwise("abcdefghij")]
+    (inventory / "group_vars" / "all" / "site_more.yml").write_text("\n".join(lines))
+    assert "more than 100000 values" in refused(inventory)
+
+
+def test_a_pipe_in_the_inventory_is_refused_and_not_waited_for(inventory: Path) -> None:
+    os.mkfifo(inventory / "group_vars" / "all" / "site_pipe.yml")
+    assert "site_pipe.yml: this is not a plain file" in refused(inventory)
+
+
+def test_an_open_quote_in_the_ssh_arguments_names_its_line(inventory: Path) -> None:
+    path = inventory / "hosts.yml"
+    lines = path.read_text().splitlines()
+    place = next(number for number, line in enumerate(lines) if "ansible_host:" in line)
+    indent = lines[place][: lines[place].index("ansible_host")]
+    lines.insert(place, f"""{indent}ansible_ssh_common_args: "-o UserKnownHostsFile='x\"""")
+    path.write_text("\n".join(lines) + "\n")
+    text = refused(inventory)
+    assert f"hosts.yml:{place + 1}: " in text
+    assert "No closing quotation" in text
+
+
+def test_site_check_refuses_an_impossible_threshold(inventory: Path) -> None:
+    (catalogue,) = (inventory.parent / "thresholds").glob("*.yml")
+    catalogue.write_text(catalogue.read_text() + "more: 1\n")
+    with pytest.raises(UserError, match="more"):
+        check(inventory)
