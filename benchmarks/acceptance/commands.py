@@ -15,7 +15,9 @@ from benchmarks.acceptance.signing import (
     Refused,
     add_waiver,
     faults,
+    one_line,
     read_waivers,
+    seal_faults,
     signature_faults,
 )
 from benchmarks.acceptance.signing import (
@@ -24,7 +26,6 @@ from benchmarks.acceptance.signing import (
 from benchmarks.dossier import store
 from benchmarks.dossier.model import Dossier, Waiver
 from medllm.errors import user_error
-from medllm.files import state_dir
 from medllm.verdict import Outcome
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
@@ -87,7 +88,7 @@ def sign(
     from medllm.manifest import load_or_create_private_key, load_private_key
 
     place = _folder(folder)
-    private = load_private_key(key) if key else load_or_create_private_key(state_dir() / "keys" / "acceptance.pem")
+    private = load_private_key(key) if key else load_or_create_private_key(store.own_key())
     try:
         signature = sign_dossier(place, private, signer, role)
     except Refused as refused:
@@ -111,8 +112,11 @@ def verify(
     from medllm.manifest import load_public_key
 
     place = _folder(folder)
-    dossier = store.read(place)
-    found = faults(place, dossier) + signature_faults(place, load_public_key(public_key) if public_key else None)
+    dossier, payload = store.read_bytes(place)
+    found = seal_faults(place, payload, None) + faults(place, dossier)
+    found += signature_faults(place, load_public_key(public_key) if public_key else None)
+    if not _page_is_current(place, dossier):
+        found.append(f"{store.HTML} is not the page of {store.JSON}: `medllm accept report` writes it anew")
     signers = [signature.statement.signer for signature in store.read_signatures(place).signatures]
     if as_json:
         print(json.dumps({"dossier": str(place), "faults": found, "signers": signers}, indent=2, ensure_ascii=False))
@@ -122,6 +126,8 @@ def verify(
         if not found:
             by = f"signed by {', '.join(signers)}" if signers else "not signed"
             print(f"{place}: {len(dossier.artifacts)} raw texts and {len(dossier.items)} outcomes hold; {by}")
+            if signers and public_key is None:
+                print("whose key signed was not checked: give it with --public-key")
     raise typer.Exit(1 if found else 0)
 
 
@@ -155,12 +161,14 @@ def waive(
     if until <= now:
         raise user_error(f"{expires} is over", "give a day in the future", key="--expires")
     try:
-        waiver = Waiver(check=check, host=host, reason=reason, approver=approver, created=now, expires=until)
+        waiver = Waiver(
+            check=check, host=host, reason=one_line(reason), approver=one_line(approver), created=now, expires=until
+        )
     except ValidationError as error:
         first = error.errors()[0]
         raise user_error(first["msg"], "say more", key=f"--{first['loc'][0]}") from None
     add_waiver(site.name, waiver)
-    print(f"waived until {expires}: {check}{f' on {host}' if host else ''} ({approver}: {reason})")
+    print(f"waived until {expires}: {check}{f' on {host}' if host else ''} ({waiver.approver}: {waiver.reason})")
 
 
 def _folder(folder: Path | None) -> Path:
@@ -172,6 +180,14 @@ def _render(folder: Path, dossier: Dossier, raw: dict[str, str]) -> None:
     from medllm.files import write_atomic
 
     write_atomic(folder / store.HTML, render(dossier, store.read_signatures(folder), raw))
+
+
+def _page_is_current(folder: Path, dossier: Dossier) -> bool:
+    from benchmarks.dossier.html import render
+
+    page = folder / store.HTML
+    wanted = render(dossier, store.read_signatures(folder), store.load_raw(folder, dossier))
+    return not page.exists() or page.read_bytes() == wanted.encode()
 
 
 def _show(folder: Path, dossier: Dossier, as_json: bool) -> None:

@@ -19,7 +19,7 @@ from benchmarks.dossier import store
 from benchmarks.dossier.model import Dossier, Item, Signature, Signatures, Statement, Waiver
 from medllm.errors import user_error
 from medllm.files import state_dir, write_atomic
-from medllm.manifest import public_key_pem
+from medllm.manifest import load_or_create_private_key, public_key_pem
 from medllm.verdict import Evidence, Measurement, Outcome, Threshold, judge, label, worst
 
 
@@ -83,23 +83,24 @@ def sign(folder: Path, key: Ed25519PrivateKey, signer: str, role: str) -> Signat
     """Add a signature to a dossier.
 
     Raises:
-        Refused: the dossier was altered since it was written, or something stands against signing it.
-        UserError: there is no dossier.
+        Refused: the dossier was altered since this machine wrote it, or something stands against signing it.
+        UserError: there is no dossier, or the signer or role is no text of two characters or more.
     """
-    dossier = store.read(folder)
+    dossier, payload = store.read_bytes(folder)
     now = datetime.now(UTC)
     waivers = read_waivers(dossier.site.name)
-    reasons = faults(folder, dossier) + obstacles(dossier, waivers, now)
+    own = load_or_create_private_key(store.own_key()).public_key()
+    reasons = seal_faults(folder, payload, own) + faults(folder, dossier) + obstacles(dossier, waivers, now)
     if reasons:
         raise Refused(*reasons)
     used = [waiver for waiver in waivers if any(waiver.covers(item, now) for item in dossier.items)]
-    statement = Statement(
-        dossier_sha256=store.sha256((folder / store.JSON).read_bytes()),
-        signer=signer,
-        role=role,
-        time=now,
-        waivers=used,
-    )
+    try:
+        statement = Statement(
+            dossier_sha256=store.sha256(payload), signer=one_line(signer), role=one_line(role), time=now, waivers=used
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise user_error(first["msg"], "give a name and a role", key=f"--{first['loc'][0]}") from None
     signature = Signature(
         statement=statement,
         public_key=public_key_pem(key.public_key()).decode(),
@@ -108,6 +109,34 @@ def sign(folder: Path, key: Ed25519PrivateKey, signer: str, role: str) -> Signat
     earlier = store.read_signatures(folder).signatures
     write_atomic(folder / store.SIGNATURES, store.dumps(Signatures(signatures=[*earlier, signature])))
     return signature
+
+
+def one_line(text: str) -> str:
+    """A person's words as they are kept: blanks and line breaks are no content."""
+    return " ".join(text.split())
+
+
+def seal_faults(folder: Path, payload: bytes, own: Ed25519PublicKey | None) -> list[str]:
+    """Whether the dossier's bytes are those that `medllm accept run` wrote; with `own`, on this very machine."""
+    seal = store.read_seal(folder)
+    if seal is None:
+        return ["it has no seal: run `medllm accept run` again"] if own is not None else []
+    if not _holds(seal.public_key, seal.signature, payload):
+        return [f"{store.JSON} was altered after `medllm accept run` wrote it"]
+    if own is not None and public_key_pem(own).decode() != seal.public_key:
+        return ["another machine's `medllm accept run` sealed it: sign it there"]
+    return []
+
+
+def _holds(public_key: str, signature: str, payload: bytes) -> bool:
+    try:
+        key = serialization.load_pem_public_key(public_key.encode())
+        if not isinstance(key, Ed25519PublicKey):
+            return False
+        key.verify(base64.b64decode(signature, validate=True), payload)
+    except (InvalidSignature, ValueError, binascii.Error):
+        return False
+    return True
 
 
 def faults(folder: Path, dossier: Dossier) -> list[str]:
@@ -133,22 +162,21 @@ def faults(folder: Path, dossier: Dossier) -> list[str]:
 
 def signature_faults(folder: Path, trusted: Ed25519PublicKey | None) -> list[str]:
     """What is wrong with a dossier's signatures; `trusted` is the one key that counts, when given."""
-    digest = store.sha256((folder / store.JSON).read_bytes())
+    dossier, payload = store.read_bytes(folder)
+    digest = store.sha256(payload)
     found = []
     signatures = store.read_signatures(folder).signatures
     for signature in signatures:
-        who = f"the signature of {signature.statement.signer}"
-        try:
-            key = serialization.load_pem_public_key(signature.public_key.encode())
-            if not isinstance(key, Ed25519PublicKey):
-                raise ValueError("no Ed25519 key")
-            key.verify(base64.b64decode(signature.signature, validate=True), store.dumps(signature.statement).encode())
-        except (InvalidSignature, ValueError, binascii.Error):
+        statement = signature.statement
+        who = f"the signature of {statement.signer}"
+        if not _holds(signature.public_key, signature.signature, store.dumps(statement).encode()):
             found.append(f"{who} does not hold")
             continue
-        if signature.statement.dossier_sha256 != digest:
+        if statement.dossier_sha256 != digest:
             found.append(f"{who} is of another dossier (or this one was altered)")
-        if trusted is not None and public_key_pem(trusted) != public_key_pem(key):
+        # Who signs by other means than `sign` may sign anything.
+        found += [f"{who} counts for nothing: {why}" for why in obstacles(dossier, statement.waivers, statement.time)]
+        if trusted is not None and public_key_pem(trusted).decode() != signature.public_key:
             found.append(f"{who} is by another key than the given one")
     if trusted is not None and not signatures:
         found.append("it is not signed")

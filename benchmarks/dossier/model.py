@@ -188,3 +188,11 @@ class Signature(Part):
 
 class Signatures(Part):
     signatures: list[Signature]
+
+
+class Seal(Part):
+    """What `medllm accept run` leaves beside dossier.json: its Ed25519 signature (base64) over that file's bytes by the
+    key (PEM) of the machine that ran the checks. It accepts nothing; it shows that nobody edited the findings."""
+
+    public_key: str
+    signature: str

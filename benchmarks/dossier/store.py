@@ -1,7 +1,8 @@
-"""A dossier's folder: dossier.json, dossier.html, signatures.json and raw/<sha256>.txt."""
+"""A dossier's folder: dossier.json, seal.json, dossier.html, signatures.json and raw/<sha256>.txt."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -11,12 +12,14 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from benchmarks.dossier.model import Dossier, Signatures
+from benchmarks.dossier.model import Dossier, Seal, Signatures
 from medllm.errors import user_error
 from medllm.files import state_dir, write_atomic
+from medllm.manifest import load_or_create_private_key, public_key_pem
 from medllm.remote import Result
 
 JSON, HTML, SIGNATURES, RAW, LATEST = "dossier.json", "dossier.html", "signatures.json", "raw", "latest"
+SEAL = "seal.json"
 
 
 def raw_text(result: Result) -> str:
@@ -40,6 +43,11 @@ def root() -> Path:
     return state_dir() / "dossiers"
 
 
+def own_key() -> Path:
+    """The key of this machine, which seals dossiers and signs them when no other is given."""
+    return state_dir() / "keys" / "acceptance.pem"
+
+
 def new_folder(site: str, created: datetime) -> Path:
     """An empty folder for a run that began at this time."""
     name = f"{site}-{created:%Y%m%dT%H%M%SZ}"
@@ -54,11 +62,16 @@ def new_folder(site: str, created: datetime) -> Path:
 
 
 def write(folder: Path, dossier: Dossier, raw: Mapping[str, str]) -> None:
-    """Write the raw texts, then dossier.json; then let `latest` point to the folder."""
+    """Write the raw texts, then dossier.json and its seal; then let `latest` point to the folder."""
     (folder / RAW).mkdir(exist_ok=True)
     for digest, text in raw.items():
         write_atomic(folder / RAW / f"{digest}.txt", text)
-    write_atomic(folder / JSON, dumps(dossier))
+    payload, key = dumps(dossier).encode(), load_or_create_private_key(own_key())
+    write_atomic(folder / JSON, payload)
+    seal = Seal(
+        public_key=public_key_pem(key.public_key()).decode(), signature=base64.b64encode(key.sign(payload)).decode()
+    )
+    write_atomic(folder / SEAL, dumps(seal))
     link = folder.parent / f".{LATEST}.{os.getpid()}"
     link.unlink(missing_ok=True)
     link.symlink_to(folder.name)
@@ -67,9 +80,15 @@ def write(folder: Path, dossier: Dossier, raw: Mapping[str, str]) -> None:
 
 def read(folder: Path) -> Dossier:
     """Read a dossier. Raises UserError when there is none, or one of another schema."""
+    return read_bytes(folder)[0]
+
+
+def read_bytes(folder: Path) -> tuple[Dossier, bytes]:
+    """A dossier and the very bytes that it was read from. Raises as `read`."""
     path = folder / JSON
     try:
-        return Dossier.model_validate_json(path.read_bytes())
+        payload = path.read_bytes()
+        return Dossier.model_validate_json(payload), payload
     except OSError:
         raise user_error("there is no dossier", "run `medllm accept run`, or give its folder", file=path) from None
     except ValidationError as error:
@@ -79,6 +98,19 @@ def read(folder: Path) -> Dossier:
             "write it again with `medllm accept run`",
             file=path,
             key=".".join(map(str, first["loc"])),
+        ) from None
+
+
+def read_seal(folder: Path) -> Seal | None:
+    """The seal; None when the file is not there. Raises UserError."""
+    path = folder / SEAL
+    if not path.exists():
+        return None
+    try:
+        return Seal.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise user_error(
+            f"not a seal: {error.errors()[0]['msg']}", "run `medllm accept run` again", file=path
         ) from None
 
 
