@@ -58,7 +58,7 @@ for run in */launch.json; do
   stat -c %Y "$d/logs/job-$job.exit" 2>/dev/null | base64 -w0; echo
 done
 echo "@@ end"
-known=$(TZ=UTC timeout 8 scontrol --oneliner --all show job) || exit 4
+known=$(TZ=UTC timeout 8 scontrol --oneliner --all --details show job) || exit 4
 printf '%s\\n@@log\\n' "$known"
 lost=
 for job in $ids; do

@@ -9,7 +9,8 @@ from runbooks.engine.model import Job, SchedulerNode
 
 # TZ: scontrol prints local time without saying which.
 COMMAND = (
-    "export TZ=UTC; timeout 8 scontrol --oneliner show node && echo @@ && timeout 8 scontrol --oneliner --all show job"
+    "export TZ=UTC; timeout 8 scontrol --oneliner show node && echo @@ && "
+    "timeout 8 scontrol --oneliner --all --details show job"
 )
 # The job's name is its user's and may hold anything, `JobState=RUNNING` too: what follows it is taken as the sequence
 # that it is. Jobs of arrays have more fields before the name.
@@ -48,7 +49,7 @@ def parse_nodes(text: str) -> dict[str, SchedulerNode]:
 
 
 def parse_jobs(text: str) -> tuple[Job, ...]:
-    """Read `scontrol --oneliner --all show job`. Raises ValueError.
+    """Read `scontrol --oneliner --all --details show job`. Raises ValueError.
 
     A name with a line break makes two lines of one: the second is passed over, and a job's first line counts.
     """
@@ -62,7 +63,7 @@ def parse_jobs(text: str) -> tuple[Job, ...]:
         jobs.setdefault(
             found["id"],
             Job(
-                found["id"], found["name"], found["user"], found["state"], expand(_field(rest, "NodeList")),
+                found["id"], found["name"], found["user"], found["state"], _nodes_of(rest),
                 # Of a waiting job it is a guess.
                 None if pending else _time(_field(rest, "StartTime")), _time(_field(rest, "EndTime")),
             ),
@@ -70,6 +71,16 @@ def parse_jobs(text: str) -> tuple[Job, ...]:
     if lines and not jobs:
         raise ValueError(f"no job: {lines[0][:80]!r}")
     return tuple(jobs.values())
+
+
+def _nodes_of(rest: str) -> tuple[str, ...]:
+    """All nodes that a job has or had.
+
+    While it ends, NodeList names only those that are not cleaned up yet, so a run would seem to have left its first
+    node; what `--details` tells of the allocation stays whole.
+    """
+    details = re.findall(r"\sNodes=(\S+) CPU_IDs=", rest.partition(" MinCPUsNode=")[0])
+    return tuple(name for part in details or [_field(rest, "NodeList")] for name in expand(part))
 
 
 def expand(listed: str) -> tuple[str, ...]:

@@ -180,6 +180,22 @@ def test_a_jobs_name_speaks_for_nothing_but_itself() -> None:
     assert parse_jobs("No jobs in the system\n") == ()
 
 
+def test_a_job_that_ends_still_has_the_nodes_that_it_has_left() -> None:
+    """Captured on Slurm 22.05.8 (shortened): its NodeList shrinks while it is COMPLETING."""
+    line = (
+        "JobId=16 JobName=medllm-drill UserId=ops(1000) GroupId=ops(1000) MCS_label=N/A Priority=4294901744 Nice=0 "
+        "JobState=COMPLETING Reason=JobLaunchFailure StartTime=2026-11-23T03:18:12 EndTime=2026-11-23T03:19:12 "
+        "ReqNodeList=(null) ExcNodeList=(null) NodeList=node[2-4] BatchHost=node1 NumNodes=3 Socks/Node=* "
+        "JOB_GRES=gpu:h200:32   Nodes=node[1-2] CPU_IDs=0-1 Mem=3932 GRES=gpu:h200:8(IDX:0-7)   "
+        "Nodes=node[3-4] CPU_IDs=0 Mem=3932 GRES=gpu:h200:8(IDX:0-7) MinCPUsNode=1 Features=(null) "
+        "Command=/tmp/x Nodes=node9 CPU_IDs=0"
+    )
+    (job,) = parse_jobs(line)
+    assert job.nodes == ("node1", "node2", "node3", "node4")
+    (waiting,) = parse_jobs(re.sub(r"NodeList=\S+|Nodes=\S+ CPU_IDs", "NodeList=(null)", line))
+    assert waiting.nodes == ()
+
+
 @pytest.mark.parametrize("text", ["", "@@\n", "slurm_load_node error: Unable to contact slurm controller\n@@\n"])
 def test_a_slurm_that_does_not_answer_is_not_an_empty_cluster(text: str) -> None:
     with pytest.raises(ValueError, match=r"cut off|no node"):
