@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from importlib.metadata import entry_points
 
@@ -46,7 +48,10 @@ def main() -> None:
                 file=sys.stderr,
             )
             sys.exit(2)
-        app(args=arguments[1:], prog_name=f"medllm {arguments[0]}")
+        try:
+            app(args=arguments[1:], prog_name=f"medllm {arguments[0]}")
+        finally:
+            sys.stdout.flush()  # Python would tell nobody that the last of it found no room
     except UserError as error:
         if "--json" in arguments:
             problems = [
@@ -58,6 +63,10 @@ def main() -> None:
             print(f"error: {problem}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
+        # What is still unwritten would fail once more at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno == errno.EPIPE:
+            sys.exit(1)
         text, code = system_error(error)
         print(f"error: {text}", file=sys.stderr)
         sys.exit(code)

@@ -27,13 +27,14 @@ class LauncherName(StrEnum):
 def train(
     data: Annotated[str, typer.Option(help="A published data set's name, or a directory where the ranks run.")],
     run: Annotated[str, typer.Option(help="The run's name; a run that exists goes on from its newest checkpoint.")],
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps in the run's whole life.")],
+    steps: Annotated[int, typer.Option(min=1, max=10**9, help="Optimizer steps in the run's whole life.")],
     config: Annotated[str, typer.Option(help="A configuration of trainer/configs, or a .yml file.")] = "medllm-tiny",
     launcher: Annotated[LauncherName, typer.Option(help="Slurm's nodes, or processes on this machine.")] = (
         LauncherName.SLURM
     ),
     nodes: Annotated[
-        int | None, typer.Option(help="Nodes to use [default: all that Slurm has]; with local the ranks [default: 1].")
+        int | None,
+        typer.Option(min=1, help="Nodes to use [default: all that Slurm has]; with local the ranks [default: 1]."),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Refuse to start a new run: there must be a checkpoint.")
@@ -56,6 +57,8 @@ def train(
         raise user_error("--resume and --fresh exclude each other", "leave one out", key="--fresh")
     if detach and launcher is LauncherName.LOCAL:
         raise user_error("a local run can't be detached", "leave --detach out", key="--detach")
+    if not data.isprintable() or not data.strip() or ".." in Path(data).parts:
+        raise user_error(f"{data!r} is no data set", "give a published name or a whole path", key="--data")
     # Here and not above, so that `--help` stays quick.
     from medllm.site import load_site
     from trainer.config import load_config

@@ -183,8 +183,10 @@ def load_config(name_or_path: str, overrides: Iterable[str] = ()) -> TrainConfig
                 rule, fix = f"unknown key {key!r}", _suggestion(keys)
             elif detail["type"] == "missing":
                 rule, fix = f"the key {key!r} is missing", "add it, as in trainer/configs/medllm-tiny.yml"
-            # A rule between keys is reported on their section: blame the override that is in it.
-            overridden = next((name for name in origin if name == key or name.startswith(f"{key}.")), None)
+            # A rule between keys is reported on their section: blame the override that is in it, or around it.
+            overridden = next(
+                (name for name in origin if f"{name}.".startswith(f"{key}.") or key.startswith(f"{name}.")), None
+            )
             problems.append(
                 Problem(
                     rule=f"{rule} (given {detail['input']!r})"

@@ -85,3 +85,39 @@ def test_a_full_disk_is_a_failure_that_names_the_file(tmp_path: Path, monkeypatc
     assert code == 1
     assert text.startswith(f"{tmp_path}/made.json: No space left on device. Fix: ")
     assert not list(tmp_path.iterdir())
+
+
+def test_output_that_can_not_be_written_is_a_failure(tmp_path: Path) -> None:
+    (tmp_path / "site.json").touch()
+    with (tmp_path / "site.json").open() as only_read:
+        done = subprocess.run(
+            [MEDLLM, "site", "export"], stdout=only_read, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+            cwd=REPOSITORY,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "error: Bad file descriptor. Fix: mend what it names, then do it again\n"
+
+
+def test_a_reader_that_goes_away_is_no_traceback() -> None:
+    line = f"set -o pipefail; {MEDLLM} site export | true"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60, check=False, cwd=REPOSITORY)
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--data", ""),
+        ("--data", "../set"),
+        ("--data", "a\nb"),
+        ("--nodes", "0"),
+        ("--nodes", "-2"),
+        ("--steps", "9" * 30),
+    ],
+)
+def test_train_refuses_what_no_launcher_can_take(option: str, value: str) -> None:
+    given = {"--data": "set", "--run": "a", "--steps": "6", "--launcher": "local"} | {option: value}
+    done = medllm("train", "--dry-run", *(word for pair in given.items() for word in pair))
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert option in done.stderr

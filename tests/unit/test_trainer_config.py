@@ -31,6 +31,8 @@ def test_shipped_configurations_are_good(path: Path) -> None:
         ("optimizer.learning_rate=NaN", ""),
         ("optimizer.warmup_steps=200", "below decay_steps"),
         ("optimizer.betas=[0.9]", "at least 2 items"),
+        ("optimizer.betas=[2, 0.9]", "less than 1"),
+        ("data.seed=" + "[" * 100_000, "valid integer"),
         ("engine.zero_stage=2", "1 or 3"),
         ("checkpoint.keep_last=0", "greater than or equal to 1"),
         ("width=64", "not SECTION.KEY=VALUE"),
