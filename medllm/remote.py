@@ -205,7 +205,9 @@ class Remote:
         try:
             client.load_host_keys(str(known))
         except OSError as problem:
-            raise paramiko.SSHException(f"known hosts can't be read ({problem.strerror}: {known})") from None
+            raise paramiko.SSHException(
+                f"known hosts can't be read ({problem.strerror}: {known}); put the machines' keys there"
+            ) from None
         key_file = self.host.private_key_file
         self._client = client
         client.connect(

@@ -53,7 +53,7 @@ def run(
     from medllm.thresholds import thresholds_of
 
     for name, value in (("--dataset", dataset), ("--run", run_name)):
-        if not value or value.startswith(".") or "/" in value:
+        if not value.strip() or value.startswith(".") or "/" in value or not value.isprintable():
             raise user_error(f"{value!r} is not a name", "give the name of a folder, without slashes", key=name)
     site = load_site(inventory)
     chosen = suite.plan(

@@ -414,3 +414,11 @@ def test_waive_by_command() -> None:
 def test_no_workplace_in_the_page() -> None:
     _, dossier = written()
     assert not re.search(r"/work/|/root/", render(dossier, NONE, {}))
+
+
+@pytest.mark.parametrize("name", ["", " ", "..", "a/b", "a\nb", "\x1b[31m"])
+def test_run_refuses_names_that_are_none_before_it_asks_a_machine(name: str) -> None:
+    for option in ("--dataset", "--run"):
+        done = CliRunner().invoke(app, ["run", "-i", str(ROOT / "inventory" / "lab"), option, name])
+        assert isinstance(done.exception, UserError)
+        assert option in str(done.exception)
