@@ -68,7 +68,9 @@ class Session:
             # The last node: drills elsewhere then also meet the one where rank 0 is.
             hot = nodes[-1]
             course = Course()
-            thread = threading.Thread(target=self._one, args=(injector, number, hot, number), kwargs={"course": course})
+            thread = threading.Thread(
+                target=self._one, args=(injector, number, hot, number), kwargs={"course": course}, daemon=True
+            )
             thread.start()
             while not course.over:
                 room = course.free_until is not None and datetime.now(UTC) + ROOM < course.free_until
