@@ -21,6 +21,8 @@ from runbooks.engine.model import Slot, State, StepStatus
 from runbooks.engine.store import Store
 from tests.unit.recovery_tls import certificate
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[2]
 
 # The loop as `serve` builds it, on a cluster that is as well as the steps that were done make it.
@@ -35,9 +37,6 @@ from runbooks.engine.metrics import Metrics
 from runbooks.engine.model import *
 from runbooks.engine.procedure import load_procedures
 from runbooks.engine.units import Systemd, UnitActions
-
-# Whole processes of Ansible or of the engine.
-pytestmark = pytest.mark.slow
 
 state, repository = Path(sys.argv[1]), Path(sys.argv[2])
 site = load_site(repository / "inventory/lab")

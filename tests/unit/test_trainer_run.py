@@ -187,7 +187,7 @@ def test_restore_is_proved_and_a_flipped_bit_disproves_it(
     verdict = verify(uninterrupted)
     assert (verdict["step"], verdict["match"], verdict["problem"]) == (STEPS, True, None)
     assert verdict["state_sha256"] == events(uninterrupted, "stop")[-1]["state_sha256"]
-    run = copy_run(uninterrupted, runs.base / "flipped")
+    run = copy_run(uninterrupted, runs.base / "disproved")
     file = store.published(run)[0].path / "trainer_state.json"
     file.write_text(file.read_text().replace(verdict["state_sha256"], "0" * 64))
     assert verify_restore(["--run", str(run)]) == 1
