@@ -49,8 +49,8 @@ class Seen:
 
     @property
     def incidents(self) -> tuple[Told, ...]:
-        """Those that concern this drill's node or run, oldest first."""
-        return tuple(told for told in self.told if told.node not in self.apart)
+        """Those of this drill for which something was done, or is still to be done; oldest first."""
+        return tuple(told for told in self.told if told.node not in self.apart and not told.set_aside)
 
     @property
     def resume(self) -> Resume | None:

@@ -63,6 +63,11 @@ class Told:
         return self.state in ENDS
 
     @property
+    def set_aside(self) -> bool:
+        """Closed without a step: another incident explained it, or it cleared by itself. Nothing was done for it."""
+        return self.state is State.CLOSED and not self.steps
+
+    @property
     def first_action(self) -> datetime | None:
         """When its first step was started."""
         return min((step.started_at for step in self.steps if step.started_at), default=None)

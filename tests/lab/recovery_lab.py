@@ -97,7 +97,8 @@ class Hands:
             told = self.told(seen.fault_at)
             answers.append((now, told))
             assert not any(each.state is State.ESCALATED for each in told), told
-            return len(told) >= count and all(each.state is State.CLOSED for each in told)
+            acted = [each for each in told if not each.set_aside]
+            return len(acted) >= count and all(each.state is State.CLOSED for each in acted)
 
         self.until(done, seconds, f"{count} incident(s) closed and training under way")
         now, told = answers[-1]

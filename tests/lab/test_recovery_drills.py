@@ -105,7 +105,7 @@ def test_a_persons_drain_is_never_undone(lab: Hands) -> None:
     try:
         lab.until(lambda: any(each.waiting for each in lab.told(seen.fault_at)), 90, "the incident waits", pause=3)
         time.sleep(NOTHING_S)
-        [told] = lab.told(seen.fault_at)
+        [told] = [each for each in lab.told(seen.fault_at) if not each.set_aside]
         assert (told.state in {State.OPEN, State.DIAGNOSED}, told.steps) == (True, ()), told
         now = lab.look()
         assert ("DRAIN" in now.slurm["node3"].states, now.slurm["node3"].reason) == (True, reason)
@@ -182,7 +182,7 @@ def test_the_engine_may_be_killed_at_every_step(lab: Hands) -> None:
         time.sleep(0.3)
     after = lab.mended(seen)
     assert failed(after) == []
-    assert kills >= 8, "there were steps to kill it at"
+    assert kills >= 6, "there were steps to kill it at"
     assert after.incident is not None
     for step in after.incident.steps:
         # systemd says "Started NAME - COMMAND." once for each start of a unit.
@@ -197,7 +197,7 @@ def test_two_faults_at_once_stay_within_the_guard(lab: Hands) -> None:
     after = lab.mended(seen, count=2, seconds=2 * MENDED_S)
     assert SITE.recovery.max_nodes_out == 1
     assert seen.watch.most_out == 1, seen.watch.outages
-    first, second = sorted(after.told, key=lambda told: told.first_action or told.opened_at)
+    first, second = sorted(after.incidents, key=lambda told: told.first_action or told.opened_at)
     assert {first.node, second.node} == {"node2", "node3"}
     returned = [step.ended_at for step in first.steps if step.slot is Slot.RETURN]
     assert returned

@@ -193,6 +193,14 @@ def test_what_is_wrong_is_not_proved(changes: dict[str, Any], names: set[str]) -
     assert failed(prove(seen(**changes))) == names
 
 
+def test_an_incident_that_another_one_explains_is_set_aside() -> None:
+    """A run's loss may be seen a moment before the node's fault that is its cause."""
+    aside = replace(INCIDENT, id="inc-2", node="", fault_class="training_stalled", steps=())
+    assert failed(prove(seen(told=(aside, INCIDENT)))) == set()
+    waits = replace(aside, state=State.OPEN)
+    assert "one_incident" in failed(prove(seen(told=(INCIDENT, waits))))
+
+
 def test_another_node_that_only_did_not_answer_slurm_was_not_touched() -> None:
     watch = watched(*GOOD_WATCH, look(60, node4=("ALLOCATED+NOT_RESPONDING", "")))
     assert failed(prove(seen(watch=watch))) == set()
