@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
-from runbooks.drill.alerts import alerts_by_class
 
 from lab import faults
 from lab.drills import INJECTORS
@@ -18,6 +17,7 @@ from lab.layout import BY_NAME
 from medllm.remote import Remote
 from medllm.site import load_site
 from runbooks.drill import training
+from runbooks.drill.alerts import alerts_by_class
 from runbooks.drill.drill import Drill
 from runbooks.drill.injector import Target
 from runbooks.drill.look import Look, NodeLook, look_at_nodes
