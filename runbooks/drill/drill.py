@@ -127,11 +127,11 @@ class Drill:
             seen = self.look()
             why = _not_ready(seen, target, alerts, apart)
             if not why:
-                told = self._patiently(self.engine.incidents)
+                paused, told = self._patiently(self.engine.read)
                 opened = [each.id for each in told if not each.over and each.node not in apart]
-                if not opened:
+                if not opened and not paused:
                     return seen
-                why = f"{', '.join(opened)} is open"
+                why = f"{', '.join(opened)} is open" if opened else f"the engine is paused by {paused}"
             if time.monotonic() > deadline:
                 raise RemoteError(self.site.mgmt.name, f"not ready for a drill after {READY_S:.0f} s: {why}")
             line.say(f"waits: {why}")

@@ -15,6 +15,7 @@ from runbooks.drill.drill import Course, Drill, Outcome
 from runbooks.drill.injector import Injector, Target
 from runbooks.drill.look import look
 from runbooks.drill.show import Show
+from runbooks.drill.told import EngineTold
 
 # So long a drill may take that is started beside another one, until that takes its node out.
 ROOM = timedelta(seconds=200)
@@ -51,7 +52,7 @@ class Session:
                 self._all(injectors, runs)
             finally:
                 if started:
-                    training.stop(self.site, mgmt)
+                    training.stop(self.site, mgmt, EngineTold(mgmt, self.site))
         return self.outcomes
 
     def _all(self, injectors: Sequence[Injector], runs: int) -> None:

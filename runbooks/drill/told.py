@@ -82,8 +82,12 @@ class EngineTold:
 
     def incidents(self, since: datetime | None = None) -> tuple[Told, ...]:
         """The incidents opened since then, or all; oldest first."""
-        told = parse_history(self._mgmt.host.name, self._ask("history --json"))
+        _, told = self.read()
         return tuple(each for each in told if since is None or each.opened_at >= since)
+
+    def read(self) -> tuple[str, tuple[Told, ...]]:
+        """Why the engine is paused ("" when it is not), and all incidents, oldest first."""
+        return parse_history(self._mgmt.host.name, self._ask("history --json"))
 
     def resolve(self, incident: str, who: str) -> None:
         """Say that a person mended what was escalated."""
@@ -95,13 +99,13 @@ class EngineTold:
         )
 
 
-def parse_history(host: str, text: str) -> tuple[Told, ...]:
-    """`medllm recover history --json`, oldest incident first. Raises RemoteError."""
+def parse_history(host: str, text: str) -> tuple[str, tuple[Told, ...]]:
+    """`medllm recover history --json`: why it is paused, and the incidents. Raises RemoteError."""
     try:
         history = parse(text)
     except ValueError as error:
         raise RemoteError(host, f"the engine's history can't be read ({str(error).splitlines()[0]})") from None
-    return tuple(_told(account) for account in history.incidents)
+    return history.paused, tuple(_told(account) for account in history.incidents)
 
 
 def _told(account: Account) -> Told:

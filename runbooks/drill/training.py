@@ -10,8 +10,10 @@ from datetime import timedelta
 from medllm.remote import Remote, RemoteError
 from medllm.site import Site
 from runbooks.drill.look import Look, look
+from runbooks.drill.told import EngineTold
 from trainer.config import load_config
 from trainer.launch import Order, ProgressLine, job_name, make_plan
+from trainer.launch_file import LAUNCH
 from trainer.launch_slurm import SlurmLauncher
 
 RUN = "drill"
@@ -20,6 +22,7 @@ CONFIG, DATASET = "medllm-tiny", "medllm-sample"
 STEPS = 1_000_000
 SETTINGS = ("checkpoint.every_steps=10", "evaluation.every_steps=100", "launch.time_limit_minutes=1440")
 WARM_S = 300.0
+QUIET_S = 300.0
 POLL_S = 1.0
 # A step of the tiny model takes about a second; so old a one is no sign of life.
 FRESH = timedelta(seconds=15)
@@ -45,10 +48,19 @@ def start(site: Site, mgmt: Remote) -> bool:
     return True
 
 
-def stop(site: Site, mgmt: Remote) -> None:
-    """End the run's job as a person does, and wait until it has left its nodes. Raises RemoteError."""
+def stop(site: Site, mgmt: Remote, engine: EngineTold) -> None:
+    """End the run's job as a person does, and wait until it has left its nodes. Raises RemoteError.
+
+    An incident that is still open would let the run go on after that: the engine has its time to end it first. Where
+    it does not, the run's submission is taken away, and nobody can repeat it.
+    """
+    deadline = time.monotonic() + QUIET_S
+    while not all(told.over for told in engine.incidents()) and time.monotonic() < deadline:
+        time.sleep(2 * POLL_S)
+    directory = shlex.quote(f"{site.paths.checkpoints}/{RUN}")
     name = job_name(RUN)
-    mgmt.run(f"scancel --name={name}", deadline_s=COMMAND_S, sudo=True).check()
+    away = "" if time.monotonic() < deadline else f"rm -f {directory}/{LAUNCH} && "
+    mgmt.run(f"{away}scancel --name={name}", deadline_s=COMMAND_S, sudo=True).check()
     await_(lambda: not look(mgmt, site, RUN).training.job, COMMAND_S, mgmt, f"job {name} does not end")
 
 

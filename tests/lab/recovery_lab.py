@@ -124,7 +124,7 @@ def hands() -> Iterator[Hands]:
             for host in SITE.gpu_nodes:
                 faults.heal(BY_NAME[host.name])
             if started:
-                training.stop(SITE, mgmt)
+                training.stop(SITE, mgmt, them.drill.engine)
             them.until(
                 lambda: not any(node.out for node in them.look().slurm.values()), 120, "all nodes are in service again"
             )
