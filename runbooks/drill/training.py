@@ -27,16 +27,23 @@ POLL_S = 1.0
 # A step of the tiny model takes about a second; so old a one is no sign of life.
 FRESH = timedelta(seconds=15)
 COMMAND_S = 60.0
+# Slurm waits KillWait (30 s) before it kills what does not end, and looks for that now and then.
+ENDING_S = 180.0
 
 
 def start(site: Site, mgmt: Remote) -> bool:
-    """Submit the run unless a job of it is there already; whether one was submitted.
+    """Submit the run unless a job of it is there already; whether one was submitted. An ending one is awaited.
 
     Raises:
         UserError: the site lacks the data set, or has too few nodes.
         RemoteError: mgmt or Slurm did not do it.
     """
-    if look(mgmt, site, RUN).training.job:
+
+    def state() -> str:
+        return look(mgmt, site, RUN).training.job_state
+
+    await_(lambda: state() != "COMPLETING", ENDING_S, mgmt, f"job {job_name(RUN)} does not end")
+    if state():
         return False
     plan = make_plan(site, Order(load_config(CONFIG, SETTINGS), DATASET, RUN, STEPS, None, None, True, False), "slurm")
     ended = SlurmLauncher(site, detach=True).launch(plan, ProgressLine(STEPS, quiet=True))
