@@ -93,7 +93,6 @@ def test_without_the_engine_training_stays_down_and_the_alert_fires(lab: Hands) 
     assert failed(lab.mended(seen)) == []
 
 
-@pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_a_persons_drain_is_never_undone(lab: Hands) -> None:
     """NHC #134: a health checker put a node back into service that an administrator had drained."""
