@@ -6,6 +6,7 @@ a change of any other immutable field is refused by the API server.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -56,6 +57,9 @@ _REPLACED_FOR: dict[tuple[str, str], tuple[str, ...]] = {
     ("v1", "Service"): ("spec.clusterIP",),
 }  # fmt: skip
 _IDENTITY = ("metadata.name", "metadata.namespace")
+
+
+_PATH_PART = re.compile(r'\["(?P<quoted>(?:\\"|[^"])+)"\]|\[(?P<index>\d+|\*)\]|(?P<plain>[^.\[\]"]+)', re.ASCII)
 
 
 class Change(Enum):
@@ -111,25 +115,20 @@ def parse_path(text: str) -> Path:
         ValueError: it cannot be read as one.
     """
     parts: list[str | int] = []
-    rest = text
-    while rest:
-        if rest.startswith("["):
-            if rest.startswith('["'):
-                end = rest.find('"]')
-                key, after = rest[2:end], end + 2
-            else:
-                end = rest.find("]")
-                key, after = rest[1:end], end + 1
-            if end < 0:
-                raise ValueError(f"no end of the bracket in the property path {text}")
-            parts.append(int(key) if key.isdecimal() and not rest.startswith('["') else key.replace('\\"', '"'))
-            rest = rest[after:].removeprefix(".")
+    place = 0
+    while place < len(text):
+        found = _PATH_PART.match(text, place)
+        if found is None or (found["plain"] and place and text[place - 1] not in "."):
+            raise ValueError(f"not a property path: {text!r}")
+        quoted, index, name = found["quoted"], found["index"], found["plain"]
+        if quoted is not None:
+            parts.append(quoted.replace('\\"', '"'))
         else:
-            ends = [place for place in (rest.find("."), rest.find("[")) if place >= 0]
-            end = min(ends) if ends else len(rest)
-            parts.append(rest[:end])
-            rest = rest[end:].removeprefix(".")
-    if not parts or "" in parts:
+            parts.append(name if name else int(index) if index != "*" else index)
+        place = found.end()
+        if text[place : place + 1] == "." and place + 1 < len(text):
+            place += 1
+    if not parts:
         raise ValueError(f"not a property path: {text!r}")
     return tuple(parts)
 

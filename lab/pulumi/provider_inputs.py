@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from decimal import Decimal, InvalidOperation
+import re
+from decimal import Decimal
 from typing import Any
 
 from lab.pulumi.provider_values import Json, Unknown, has_unknown
@@ -35,6 +36,7 @@ _QUANTITY_KEYS: dict[str, frozenset[str]] = {
     "PersistentVolumeClaim": frozenset({"limits", "requests"}),
     "HorizontalPodAutoscaler": frozenset({"averageValue", "value"}),
 }
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 _BINARY = ("", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
 _DECIMAL = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 
@@ -69,7 +71,7 @@ def canonical_quantity(value: Any) -> Any:
     """
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return value
-    text = str(value).strip()
+    text = str(value)
     for power, suffix in reversed(list(enumerate(_BINARY))):
         if suffix and text.endswith(suffix):
             number = _number(text[: -len(suffix)])
@@ -172,11 +174,7 @@ def _with_quantities(value: Any, keys: frozenset[str]) -> Any:
 
 
 def _number(text: str) -> Decimal | None:
-    try:
-        number = Decimal(text)
-    except InvalidOperation:
-        return None
-    return number if number.is_finite() else None
+    return Decimal(text) if _NUMBER.fullmatch(text) else None
 
 
 def _binary(amount: int) -> str:
