@@ -43,7 +43,8 @@ class Provider(ConfiguredProvider):
             provider_inputs.name_if_unnamed(inputs, plain(olds), who.name, request.randomSeed, proposal)
             if "pulumi.com/waitFor" in provider_inputs.annotations_of(inputs):
                 raise ValueError("the lab's plugin has no `pulumi.com/waitFor`. Fix: install the genuine plugin")
-            if (inputs.get("metadata") or {}).get("generateName"):
+            metadata = inputs.get("metadata")
+            if isinstance(metadata, dict) and metadata.get("generateName"):
                 raise ValueError("the `.metadata.generateName` field is not supported in Server-Side Apply mode")
         except ValueError as error:
             return provider_pb2.CheckResponse(

@@ -170,19 +170,20 @@ class Api:
             answer = self._pool.request(
                 method, url, headers=headers, body=None if body is None else json.dumps(body).encode(), retries=False
             )
-            data = json.loads(answer.data)
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise UnreachableError(self._why(error)) from None
-        except ValueError:
-            raise UnreachableError(
-                f"{self.access.server} answered {answer.status} and no JSON. Fix: check the server in the kubeconfig"
-            ) from None
+        data = _parsed(answer.data)
         if answer.status == 401:
             why = self.access.expired(datetime.now(UTC)) or "the kubeconfig's credentials are not valid there"
             raise UnreachableError(f"{self.access.server} answered 401 Unauthorized: {why}. Fix: get a new kubeconfig")
         if answer.status >= 400:
-            raise ApiError(answer.status, data if isinstance(data, dict) else {})
-        return data if isinstance(data, dict) else {}
+            # A path that is not served is answered in plain text.
+            raise ApiError(answer.status, data or {})
+        if data is None:
+            raise UnreachableError(
+                f"{self.access.server} answered {answer.status} and no JSON. Fix: check the server in the kubeconfig"
+            )
+        return data
 
     def _why(self, error: BaseException) -> str:
         causes = list(_causes(error))
@@ -195,6 +196,14 @@ class Api:
         system = next((cause for cause in causes if isinstance(cause, OSError) and cause.strerror), None)
         text = system.strerror if system is not None else type(error).__name__
         return f"{self.access.server}: {text}. Fix: start the cluster, or correct the server in the kubeconfig"
+
+
+def _parsed(text: bytes) -> Json | None:
+    try:
+        data = json.loads(text)
+    except ValueError:
+        return None
+    return data if isinstance(data, dict) else None
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

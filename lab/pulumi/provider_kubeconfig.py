@@ -92,7 +92,8 @@ def active_cluster(text_or_path: str | None, *, context: str = "", cluster: str 
     try:
         config = _read(text_or_path)
         chosen = _entry(config, "contexts", "context", context or str(config.get("current-context") or ""))
-        return _entry(config, "clusters", "cluster", cluster or str(chosen.get("cluster") or ""))
+        found = _entry(config, "clusters", "cluster", cluster or str(chosen.get("cluster") or ""))
+        return {key: value for key, value in found.items() if key != "folder"}
     except KubeconfigError:
         return None
 
