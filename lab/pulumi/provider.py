@@ -6,7 +6,6 @@ Each call follows the genuine plugin (pulumi-kubernetes provider/pkg/provider/pr
 from __future__ import annotations
 
 import secrets as randomness
-from collections.abc import Callable
 from typing import Any, NoReturn
 
 import grpc
@@ -37,6 +36,10 @@ class Provider(ConfiguredProvider):
         who = identity(request.urn)
         try:
             inputs = provider_inputs.normalised(plain(news))
+            if who.api_version.startswith("helm.sh/"):
+                raise ValueError("the lab's plugin has no Helm releases. Fix: install the genuine Kubernetes plugin")
+            if who.kind.endswith("List"):
+                raise ValueError("list resources cannot be created directly. Fix: use the underlying resource type")
             if who.patch and not provider_inputs.named(inputs)[1] and not has_unknown(inputs.get("metadata")):
                 raise ValueError("patch resources require the `.metadata.name` field to be set")
             proposal = _proposed_name(request)
@@ -60,6 +63,9 @@ class Provider(ConfiguredProvider):
         new = provider_inputs.normalised(plain(decode(request.news)))
         old_inputs = provider_inputs.normalised(old_inputs)
         was = provider_inputs.pruned(live, old_inputs)
+        if self.unreachable and not provider_inputs.named(new)[0] and provider_inputs.named(live)[0]:
+            # Whether the kind has namespaces cannot be asked; the live object has one.
+            new.setdefault("metadata", {})["namespace"] = provider_inputs.named(live)[0]
         for item in (was, new):
             self._set_namespace(item, who)
             item.setdefault("apiVersion", who.api_version)
@@ -205,6 +211,7 @@ class Provider(ConfiguredProvider):
         _, name = split_id(request.id)
         try:
             if who.patch:
+                api.get(live)  # an apply to what is gone would make it anew
                 provider_apply.relinquish(api, live, _manager(inputs, known))
                 return empty_pb2.Empty()
             api.delete(live, name, _propagation(inputs))
@@ -267,7 +274,10 @@ class Provider(ConfiguredProvider):
         self, api: Api, request: Any, live: Json, inputs: Json, timeout: float
     ) -> tuple[Json, NotReadyError | None]:
         """The object when it is ready, or as it was when the wait ended, with the reason."""
-        say: Callable[[str], None] = lambda text: self.log(engine_pb2.INFO, request.urn, text, passing=True)  # noqa: E731
+
+        def say(text: str) -> None:
+            self.log(engine_pb2.INFO, request.urn, text, passing=True)
+
         seconds = provider_await.limit_seconds(inputs, timeout)
         try:
             return provider_await.until_ready(api, live, inputs, seconds, self.cancelled, say), None
