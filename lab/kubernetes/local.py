@@ -34,7 +34,7 @@ class LocalControlPlane:
     """
 
     def __init__(self, binaries: Mapping[str, Path], directory: Path) -> None:
-        self._binaries = {name: binaries[name] for name in COMPONENTS if name in binaries}
+        self.binaries = {name: binaries[name] for name in COMPONENTS if name in binaries}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         api, etcd, peer = free_ports(3)
         self.plane = ControlPlane(directory, "127.0.0.1", api_port=api, etcd_port=etcd, etcd_peer_port=peer)
@@ -70,7 +70,7 @@ class LocalControlPlane:
     def __enter__(self) -> LocalControlPlane:
         """Raises: LabError: a process ended or is not ready in time; carries the end of its log."""
         try:
-            for name in self._binaries:
+            for name in self.binaries:
                 self.start(name)
         except BaseException:
             self._kill()
@@ -89,7 +89,7 @@ class LocalControlPlane:
             LabError: it ended or is not ready in time; carries the end of its log.
         """
         # The kernel kills it when the thread that starts it is gone.
-        command = ["setpriv", "--pdeathsig", "KILL", str(self._binaries[component])]
+        command = ["setpriv", "--pdeathsig", "KILL", str(self.binaries[component])]
         with self._log(component).open("ab") as log:
             self._processes[component] = subprocess.Popen(
                 [*command, *COMPONENTS[component](self.plane)], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
