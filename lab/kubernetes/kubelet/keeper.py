@@ -28,6 +28,7 @@ from .volumes import Objects, Source
 # kubelet: a preStop hook that used up the grace leaves the container this much.
 AFTER_HOOK_S = 2.0
 CONFIG_RETRY_S = 10.0
+PULL_SHOWN_S = 2.0
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class Keeper:
         self._uid = directory.name
         self._crashes, self._pulls = BackOff(), BackOff(FIRST_S)
         self._counted: int | None = None
-        self._retry_at = 0.0
+        self._retry_at = self._back_off_shown_at = 0.0
         self._problem: Json | None = None
         self._prober: probes.Prober | None = None
         self._probed: int | None = None
@@ -135,8 +136,7 @@ class Keeper:
                 if self._retry_at > time.time():
                     self._crash_loop(facts)
         if (left := self._retry_at - time.time()) > 0:
-            self._hold_back(facts)
-            return left
+            return min(left, self._hold_back(facts))
         return self._start(facts, sources, gpus, hosts)
 
     def _restarts(self, policy: str, exit_code: int) -> bool:
@@ -152,12 +152,16 @@ class Keeper:
         self._problem = waiting("CrashLoopBackOff", message)
         self._emit(facts, WARNING, "BackOff", f"Back-off restarting failed container {self.name} in pod {place}")
 
-    def _hold_back(self, facts: PodFacts) -> None:
-        """Between two looks for an image a kubelet calls it a back-off."""
+    def _hold_back(self, facts: PodFacts) -> float:
+        """A kubelet shows for a moment that an image can't be had, then that it backs off. Returns the seconds until
+        that (infinite: there is no such change)."""
         if (self._problem or {}).get("waiting", {}).get("reason") == "ErrImagePull":
+            if (left := self._back_off_shown_at - time.time()) > 0:
+                return left
             message = f'Back-off pulling image "{self._container.get("image")}"'
             self._problem = waiting("ImagePullBackOff", message)
             self._emit(facts, NORMAL, "BackOff", message)
+        return math.inf
 
     def _start(self, facts: PodFacts, sources: Mapping[str, Source], gpus: list[int], hosts: Path) -> float:
         objects = Objects(self._shared.client, facts.pod["metadata"]["namespace"])
@@ -175,8 +179,9 @@ class Keeper:
         except ImageError as error:
             self._problem = waiting(error.reason, error.message)
             self._retry_at = time.time() + self._pulls.failed()
+            self._back_off_shown_at = time.time() + PULL_SHOWN_S
             self._emit(facts, WARNING, "Failed", f"Error: {error.reason}: {error.message}")
-            return 1.0
+            return PULL_SHOWN_S
         except CreateError as error:
             return self._failed(facts, error.reason, str(error))
         except OSError as error:

@@ -77,7 +77,7 @@ class Result:
     failed_kind: str = ""
 
 
-class Prober(threading.Thread):
+class Prober:
     """Probes one attempt at a container until it is stopped, in one thread: startup first, then the other two.
 
     `report` gets each failure's kind and message; `wake` is called when `result` has changed. `known` is what an
@@ -94,7 +94,6 @@ class Prober(threading.Thread):
         wake: Callable[[], None],
         known: tuple[bool, bool] = (False, False),
     ) -> None:
-        super().__init__(daemon=True, name=f"probes of {container['name']}")
         self._container, self._address, self._started_at = container, address, started_at
         self._execute, self._report, self._wake = execute, report, wake
         self._probes = {kind: container[f"{kind}Probe"] for kind in KINDS if container.get(f"{kind}Probe")}
@@ -105,10 +104,13 @@ class Prober(threading.Thread):
             ready=known[1] or not self._probes.keys() & {STARTUP, READINESS},
         )
 
+    def start(self) -> None:
+        threading.Thread(target=self._run, daemon=True, name=f"probes of {self._container['name']}").start()
+
     def stop(self) -> None:
         self._stop.set()
 
-    def run(self) -> None:
+    def _run(self) -> None:
         due = {
             kind: self._started_at + _seconds(probe, "initialDelaySeconds", 0) for kind, probe in self._probes.items()
         }

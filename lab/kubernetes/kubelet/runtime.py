@@ -62,8 +62,6 @@ class Runtime:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._shims: list[subprocess.Popen[bytes]] = []
-        self._lock = threading.Lock()
 
     def pod_directory(self, uid: str) -> Path:
         return self.directory / uid
@@ -115,9 +113,8 @@ class Runtime:
                 command, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, cwd="/", env=environment,
                 pass_fds=(lock, announce), start_new_session=True,
             )  # fmt: skip
-        with self._lock:
-            # Those that ended are collected here.
-            self._shims = [shim, *(each for each in self._shims if each.poll() is None)]
+        # Collects the process when it ends.
+        threading.Thread(target=shim.wait, daemon=True, name=f"shim {shim.pid}").start()
 
     def record(self, uid: str, name: str, number: int, ended: Ended) -> None:
         """An attempt that this runtime never saw, so that nobody starts the container for the first time."""

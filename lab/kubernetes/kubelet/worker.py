@@ -50,11 +50,11 @@ class _Over(Exception):  # noqa: N818
     """Nothing is left to do for the pod."""
 
 
-class Worker(threading.Thread):
-    """Keeps one pod. `finished` is called when the thread has nothing left to do, ever."""
+class Worker:
+    """Keeps one pod, in a thread of its own. `finished` is called when that has nothing left to do, ever."""
 
     def __init__(self, shared: Shared, pod: Json, finished: Callable[[str], None]) -> None:
-        super().__init__(daemon=True, name=f"pod {pod['metadata']['namespace']}/{pod['metadata']['name']}")
+        self.name = f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
         self.uid = str(pod["metadata"]["uid"])
         self._shared, self._finished = shared, finished
         self._directory = shared.runtime.pod_directory(self.uid)
@@ -75,10 +75,13 @@ class Worker(threading.Thread):
 
     def update(self, pod: Json) -> None:
         """The API server shows the pod like this now."""
+        self._learn(pod)
+        self.wake()
+
+    def _learn(self, pod: Json) -> None:
         with self._lock:
             if _version(pod) >= _version(self._pod):
                 self._pod = pod
-        self.wake()
 
     def gone(self) -> None:
         """The API server does not know the pod any more."""
@@ -92,7 +95,10 @@ class Worker(threading.Thread):
 
     # --- the loop ----------------------------------------------------------------------------------------------------
 
-    def run(self) -> None:
+    def start(self) -> None:
+        threading.Thread(target=self._run, daemon=True, name=f"pod {self.name}").start()
+
+    def _run(self) -> None:
         while True:
             try:
                 pause = self._look()
@@ -328,7 +334,7 @@ class Worker(threading.Thread):
         if not differs(pod.get("status") or {}, status):
             return
         body = {"metadata": {"uid": self.uid}, "status": status}
-        self._unless_gone(lambda: self.update(self._shared.client.patch(f"{_path(pod)}/status", body)))
+        self._unless_gone(lambda: self._learn(self._shared.client.patch(f"{_path(pod)}/status", body)))
 
     def _unless_gone(self, call: Callable[[], object]) -> None:
         """A pod that is not there, or of another UID, needs nothing more; the watch will say so."""
