@@ -16,6 +16,9 @@ SERVICE_ACCOUNT_ISSUER = "https://kubernetes.default.svc.cluster.local"
 # A kubelet reports every 10 s. Upstream waits 50 s, as a kubelet may need 45 s to notice that its HTTP/2 connection is
 # dead; the lab's gives a request 10 s, so a lost node can be told within the patience of a test.
 NODE_GRACE_S = 20
+# An API server that is asked to end waits a minute for watches that nobody ends. To kill it, or any of the four, loses
+# nothing: all that they know is in the store, and the store's files survive it.
+STOP_S = 5
 
 
 @dataclass(frozen=True, slots=True)

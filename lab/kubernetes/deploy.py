@@ -20,6 +20,8 @@ ROOT = Path("/opt/lab/kubernetes")
 _DIGEST = "digest"
 _COPY_S, _SYSTEMD_S = 180.0, 150.0
 _PROGRAMS = "bin"
+# Where `systemctl enable` puts its links.
+_UNITS = Path("/etc/systemd/system")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +84,19 @@ def remove(node: Node, units: list[str], *directories: Path) -> None:
     """Stop and forget the units, and delete what is below `ROOT` and the other directories.
 
     Raises:
-        LabError: something is still mounted there (nothing is deleted then), or a step failed.
+        LabError: a unit does not end or something is still mounted there (then nothing is deleted), or a step failed.
     """
-    known = nodes.execute(node, "systemctl", "list-unit-files", "--plain", "--no-legend", *units, check=False)
-    there = [line.split()[0] for line in known.splitlines() if line.strip()]
-    if there:
-        nodes.execute(node, "systemctl", "--quiet", "disable", "--now", *there, timeout=_SYSTEMD_S)
+    # Those that are not there are no failure, whatever an interrupted call has left.
+    nodes.execute(node, "systemctl", "stop", *units, timeout=_SYSTEMD_S, check=False)
+    states = nodes.execute(node, "systemctl", "is-active", *units, check=False).split()
+    if going := [unit for unit, state in zip(units, states, strict=True) if state not in {"inactive", "failed"}]:
+        raise LabError(f"{node.name}: can't be stopped: {', '.join(going)}")
     gone = [ROOT, *directories]
     mounted = [place for place in _mounts(node) if any(place.is_relative_to(directory) for directory in gone)]
     if mounted:
         raise LabError(f"{node.name}: still mounted: {', '.join(map(str, mounted))}")
-    nodes.execute(node, "rm", "-rf", *map(str, gone), timeout=60)
+    links = [_UNITS / place / unit for unit in units for place in ("", "multi-user.target.wants")]
+    nodes.execute(node, "rm", "-rf", *map(str, [*links, *gone]), timeout=60)
     nodes.execute(node, "systemctl", "daemon-reload", timeout=60)
     nodes.execute(node, "systemctl", "reset-failed", *units, check=False)
 

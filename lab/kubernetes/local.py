@@ -17,10 +17,9 @@ from types import TracebackType
 
 from lab.host import LabError
 from lab.kubernetes import pki, probe, users
-from lab.kubernetes.arguments import COMPONENTS, ControlPlane
+from lab.kubernetes.arguments import COMPONENTS, STOP_S, ControlPlane
 
 START_S = 120.0
-STOP_S = 30.0
 _LOG_TAIL = 2000
 # Below what Linux gives to outgoing connections, so that nothing takes a port between its choice and its use.
 _PORTS = range(20000, 32000)

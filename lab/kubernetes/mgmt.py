@@ -54,7 +54,9 @@ class Status:
     @property
     def good(self) -> bool:
         active = all(state == "active" for state in self.components.values())
-        return active and self.obstacle is None and all(node.ready == "True" for node in self.nodes)
+        # The API server believes in a node for a while after its kubelet has ended.
+        living = all((node.kubelet, node.ready) == ("active", "True") for node in self.nodes)
+        return active and self.obstacle is None and living
 
 
 def home() -> Path:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from lab.kubernetes.arguments import COMPONENTS, ControlPlane
+from lab.kubernetes.arguments import COMPONENTS, STOP_S, ControlPlane
 
 KUBELET = "lab-kubelet.service"
-# Slow for a loaded machine, but not for ever: then systemd starts it again.
-_START_S, _STOP_S = 120, 30
+# Enough for a loaded machine, but not for ever: then systemd starts it again.
+_START_S = 120
+_KUBELET_STOP_S = 30
 
 _UNIT = """\
 [Unit]
@@ -51,7 +52,7 @@ def control_plane_units(plane: ControlPlane, binaries: Mapping[str, Path]) -> di
             command=_line([str(binaries[component]), *arguments(plane)]),
             extra="",
             start_s=_START_S,
-            stop_s=_STOP_S,
+            stop_s=STOP_S,
         )
     return texts
 
@@ -68,7 +69,7 @@ def kubelet_unit(directory: Path) -> str:
         command=_line(command),
         extra=extra,
         start_s=_START_S,
-        stop_s=_STOP_S,
+        stop_s=_KUBELET_STOP_S,
     )
 
 
