@@ -69,7 +69,7 @@ def bring(node: Node, bundle: Bundle) -> str:
     nodes.execute(node, "rm", "-rf", *(str(ROOT / name) for name in stale))
     nodes.execute(node, "install", "-d", "-m", "0700", str(ROOT), str(ROOT / _PROGRAMS))
     _copy_programs(node, bundle.programs)
-    _copy_files(node, {**bundle.files, **{f"units/{name}": text.encode() for name, text in bundle.units.items()}})
+    copy_files(node, {**bundle.files, **{f"units/{name}": text.encode() for name, text in bundle.units.items()}})
     # A unit that is a link to its file is enabled by the file's path; once that is done, it has to be read again.
     nodes.execute(node, "systemctl", "--quiet", "enable", *(str(ROOT / "units" / name) for name in bundle.units))
     nodes.execute(node, "systemctl", "daemon-reload", timeout=60)
@@ -120,7 +120,9 @@ def _forget_programs(node: Node, programs: Mapping[str, Path]) -> None:
     nodes.execute(node, "find", str(ROOT / _PROGRAMS), "-type", "f", *keep, "-delete")
 
 
-def _copy_files(node: Node, files: Mapping[str, bytes]) -> None:
+def copy_files(node: Node, files: Mapping[str, bytes]) -> None:
+    """Put files below the machine's `ROOT`, which is made when it is not there. Raises: LabError."""
+    nodes.execute(node, "install", "-d", "-m", "0700", str(ROOT))
     with tempfile.TemporaryDirectory(prefix="medllm-lab-") as name:
         for relative, data in files.items():
             # Keys are among them, and nobody but root reads any of it.

@@ -30,6 +30,7 @@ _KUBELET_STATE, _POD_LOGS = Path("/var/lib/lab-kubelet"), Path("/var/log/pods")
 # What the node's own shared-device plugin would offer: any number of pods may open the same HCAs. The value is that of
 # the example of Mellanox/k8s-rdma-shared-dev-plugin (`rdmaHcaMax`).
 _RDMA_SHARES = 1000
+_CONFIGURATION = "kubelet.json"
 _PODS, _EPHEMERAL_STORAGE = 110, "20Gi"
 
 
@@ -189,11 +190,16 @@ def _control_plane(binaries: Mapping[str, Path]) -> deploy.Bundle:
 def _kubelet(node: Node, site: Site, signer: pki.Authority, version: str) -> deploy.Bundle:
     identity = home() / "nodes" / node.name
     users.write_node(identity, node.name, PLANE.server, signer)
-    configuration = kubelet_configuration(node, hardware.read(hardware_file(node)), site, version)
     files = {f"identity/{path.name}": path.read_bytes() for path in identity.iterdir()}
-    files |= {f"kubelet/{path.name}": path.read_bytes() for path in Path(kubelet.__path__[0]).glob("*.py")}
-    files["kubelet.json"] = (json.dumps(configuration, indent=2) + "\n").encode()
+    files |= _kubelet_files(node, site, version)
     return deploy.Bundle(files, {units.KUBELET: units.kubelet_unit(deploy.ROOT)}, {})
+
+
+def _kubelet_files(node: Node, site: Site, version: str) -> dict[str, bytes]:
+    """The kubelet's package and its configuration."""
+    configuration = kubelet_configuration(node, hardware.read(hardware_file(node)), site, version)
+    files = {f"kubelet/{path.name}": path.read_bytes() for path in Path(kubelet.__path__[0]).glob("*.py")}
+    return {**files, _CONFIGURATION: (json.dumps(configuration, indent=2) + "\n").encode()}
 
 
 def _require_running() -> None:
@@ -250,8 +256,9 @@ def _clean(node: Node) -> None:
         return
     # In this order, or the kubelet would start the pods again.
     nodes.execute(node, "systemctl", "stop", units.KUBELET, timeout=60, check=False)
-    configuration = deploy.ROOT / "kubelet.json"
-    if nodes.execute(node, "sh", "-c", f"test -e {configuration} && echo there", check=False).strip():
-        stop = ["python3", "-m", "kubelet", f"--config={configuration}", "--stop-pods"]
+    if nodes.execute(node, "sh", "-c", f"test -e {_KUBELET_STATE} && echo there", check=False).strip():
+        # What is there may be of an `up` that was broken off.
+        deploy.copy_files(node, _kubelet_files(node, load_site(_SITE), "unknown"))
+        stop = ["python3", "-m", "kubelet", f"--config={deploy.ROOT / _CONFIGURATION}", "--stop-pods"]
         nodes.execute(node, "env", f"PYTHONPATH={deploy.ROOT}", *stop, timeout=60)
     deploy.remove(node, [units.KUBELET], _KUBELET_STATE, _POD_LOGS)
