@@ -36,6 +36,22 @@ _QUANTITY_KEYS: dict[str, frozenset[str]] = {
     "PersistentVolumeClaim": frozenset({"limits", "requests"}),
     "HorizontalPodAutoscaler": frozenset({"averageValue", "value"}),
 }
+# Fields that Kubernetes' Go types cannot tell from absent ones when they are empty: no pointers, `omitempty`.
+_OMITTED_WHEN_EMPTY = frozenset(
+    {
+        "annotations", "binaryData", "data", "labels", "limits", "matchLabels", "nodeSelector", "parameters",
+        "requests",
+        "globalDefault", "hostIPC", "hostNetwork", "hostPID", "paused", "publishNotReadyAddresses", "readOnly", "stdin",
+        "stdinOnce", "tty", "unschedulable",
+        "apiGroup", "clusterIP", "generateName", "hostname", "medium", "namespace", "nodeName", "priorityClassName",
+        "schedulerName", "serviceAccountName", "subPath", "subPathExpr", "subdomain", "workingDir",
+        "failureThreshold", "initialDelaySeconds", "minReadySeconds", "periodSeconds", "successThreshold",
+    }
+)  # fmt: skip
+# What the program may fill with any keys.
+_FREE = frozenset(
+    {"annotations", "binaryData", "data", "labels", "matchLabels", "nodeSelector", "parameters", "stringData"}
+)
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 _BINARY = ("", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
 _DECIMAL = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
@@ -56,6 +72,8 @@ def normalised(inputs: Json) -> Json:
         if keys:
             result["spec"] = _with_quantities(result["spec"], keys) if "spec" in result else None
             result = {key: value for key, value in result.items() if value is not None}
+        if _is_known_group(result.get("apiVersion", "")):
+            result = _without_empty(result)
     metadata = result.get("metadata")
     if isinstance(metadata, dict):
         for key in READ_ONLY_METADATA:
@@ -145,6 +163,26 @@ def named(inputs: Json) -> tuple[str, str]:
         return "", ""
     namespace, name = metadata.get("namespace"), metadata.get("name")
     return namespace if isinstance(namespace, str) else "", name if isinstance(name, str) else ""
+
+
+def _is_known_group(api_version: str) -> bool:
+    """Whether Kubernetes itself has Go types for it; a definition's schema is left alone, it may hold anything."""
+    group = api_version.rpartition("/")[0]
+    return group != "apiextensions.k8s.io" and ("." not in group or group.endswith(".k8s.io"))
+
+
+def _without_empty(value: Any) -> Any:
+    """Without what the API server would leave out: empty lists, and empty values of certain fields."""
+    if isinstance(value, list):
+        return [_without_empty(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    result = {}
+    for key, item in value.items():
+        empty = item in ("", 0, {}) and key in _OMITTED_WHEN_EMPTY
+        if not empty and item != []:
+            result[key] = item if key in _FREE else _without_empty(item)
+    return result
 
 
 def _is_secret(inputs: Json) -> bool:

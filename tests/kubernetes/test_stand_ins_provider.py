@@ -308,6 +308,25 @@ def test_kubectls_drift_is_seen_by_a_refresh_and_repaired(served: Served, api: A
     assert api.get(wanted)["spec"]["hard"]["pods"] == "4"
 
 
+def test_the_preview_of_a_repair_of_kubectls_drift_conflicts_unless_forced(
+    served: Served, api: Api, namespace: str
+) -> None:
+    # As in the genuine plugin: only the real update takes over what kubectl wrote.
+    quota = Engine(served.stub, "core/v1:ResourceQuota")
+    wanted = _quota(namespace, pods="4")
+    quota.create(wanted)
+    quota.update(_quota(namespace, pods="5"))
+    _edit(api, wanted, [{"op": "replace", "path": "/spec/hard/pods", "value": "9"}])
+    quota.refresh()
+    with pytest.raises(PartlyError, match='conflict with "kubectl-edit"'):
+        quota.update(wanted, preview=True)
+    forced = _quota(namespace, pods="4")
+    forced["metadata"]["annotations"]["pulumi.com/patchForce"] = "true"
+    assert quota.update(forced, preview=True)["spec"]["hard"] == {"pods": "4"}
+    quota.update(wanted)
+    assert api.get(wanted)["spec"]["hard"]["pods"] == "4"
+
+
 def test_a_field_of_another_program_conflicts_unless_forced(served: Served, api: Api, namespace: str) -> None:
     quota = Engine(served.stub, "core/v1:ResourceQuota")
     wanted = _quota(namespace, pods="4")

@@ -157,6 +157,28 @@ def test_string_data_becomes_data_and_read_only_metadata_goes() -> None:
     assert secret["stringData"] == {"b": "geheim"}, "the program's own inputs are not touched"
 
 
+def test_what_the_server_leaves_out_when_it_is_empty_is_left_out_and_nothing_else() -> None:
+    pod = {
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "labels": {}, "annotations": {"readOnly": ""}},
+        "spec": {"hostNetwork": False, "tolerations": [], "subdomain": "", "securityContext": {},
+                 "containers": [{"name": "c", "securityContext": {"allowPrivilegeEscalation": False},
+                                 "volumeMounts": [{"name": "v", "mountPath": "/v", "readOnly": False}]}],
+                 "terminationGracePeriodSeconds": 0},
+    }  # fmt: skip
+    assert normalised(pod) == {
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "annotations": {"readOnly": ""}},
+        "spec": {"securityContext": {}, "terminationGracePeriodSeconds": 0,
+                 "containers": [{"name": "c", "securityContext": {"allowPrivilegeEscalation": False},
+                                 "volumeMounts": [{"name": "v", "mountPath": "/v"}]}]},
+    }  # fmt: skip
+    config = {"apiVersion": "v1", "kind": "ConfigMap", "data": {"namespace": "", "labels": ""}}
+    assert normalised(config) == config
+    custom = {"apiVersion": "example.org/v1", "kind": "Thing", "spec": {"readOnly": False, "list": []}}
+    assert normalised(custom) == custom
+    claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "spec": {"storageClassName": ""}}
+    assert normalised(claim) == claim
+
+
 def test_inputs_with_an_unknown_value_are_left_as_they_are() -> None:
     secret = {"apiVersion": "v1", "kind": "Secret", "stringData": {"b": UNKNOWN}}
     assert normalised(secret) == secret
