@@ -17,6 +17,7 @@ from medllm_k8s.component import Component, metadata
 from medllm_k8s.names import AUDITOR, DATA_SCIENTIST, GROUP_PREFIX, OPERATOR
 
 READ = ("get", "list", "watch")
+_RBAC = "rbac.authorization.k8s.io"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ NAMESPACED: dict[str, tuple[Rule, ...]] = {
         Rule("batch", ("jobs",), READ),
         Rule("apps", ("deployments",), READ),
         Rule("networking.k8s.io", ("networkpolicies",), READ),
-        Rule("rbac.authorization.k8s.io", ("roles", "rolebindings"), READ),
+        Rule(_RBAC, ("roles", "rolebindings"), READ),
     ),
 }  # fmt: skip
 # In the whole cluster. An operator takes a node out (cordon is a patch).
@@ -76,7 +77,7 @@ CLUSTER_WIDE: dict[str, tuple[Rule, ...]] = {
         Rule("", ("nodes", "persistentvolumes", "namespaces"), READ),
         Rule("scheduling.k8s.io", ("priorityclasses",), READ),
         Rule("storage.k8s.io", ("storageclasses",), READ),
-        Rule("rbac.authorization.k8s.io", ("clusterroles", "clusterrolebindings"), READ),
+        Rule(_RBAC, ("clusterroles", "clusterrolebindings"), READ),
         Rule(
             "admissionregistration.k8s.io",
             ("validatingadmissionpolicies", "validatingadmissionpolicybindings"),
@@ -97,7 +98,7 @@ class Access(Component):
             )
             kubernetes.rbac.v1.RoleBinding(
                 role, metadata=metadata(f"medllm-{role}", namespace), subjects=[_group(role)],
-                role_ref=RoleRefArgs(api_group="rbac.authorization.k8s.io", kind="Role", name=made.metadata.name),
+                role_ref=RoleRefArgs(api_group=_RBAC, kind="Role", name=made.metadata.name),
                 opts=self.child,
             )  # fmt: skip
         for role, rules in CLUSTER_WIDE.items():
@@ -106,7 +107,7 @@ class Access(Component):
             )
             kubernetes.rbac.v1.ClusterRoleBinding(
                 role, metadata=metadata(f"medllm-{role}"), subjects=[_group(role)],
-                role_ref=RoleRefArgs(api_group="rbac.authorization.k8s.io", kind="ClusterRole", name=wide.metadata.name),
+                role_ref=RoleRefArgs(api_group=_RBAC, kind="ClusterRole", name=wide.metadata.name),
                 opts=self.child,
             )  # fmt: skip
         self.register_outputs({})
@@ -120,4 +121,4 @@ def _rules(rules: Iterable[Rule]) -> list[PolicyRuleArgs]:
 
 
 def _group(role: str) -> SubjectArgs:
-    return SubjectArgs(api_group="rbac.authorization.k8s.io", kind="Group", name=f"{GROUP_PREFIX}{role}")
+    return SubjectArgs(api_group=_RBAC, kind="Group", name=f"{GROUP_PREFIX}{role}")

@@ -23,7 +23,7 @@ APP_CLAIM = "app-pvc"
 
 
 def accelerator(model: str) -> str:
-    """Value of the node label that was asked for: "NVIDIA H200" → "nvidia-h200", "NVIDIA A100-SXM4-80GB" → "nvidia-a100".
+    """Value of the node label: "NVIDIA H200" → "nvidia-h200" (as asked), "NVIDIA A100-SXM4-80GB" → "nvidia-a100".
 
     Raises:
         ValueError: the model has no such form.
