@@ -122,15 +122,6 @@ def api(cluster: LocalControlPlane) -> Api:
     return Api(load(str(cluster.kubeconfig())))
 
 
-@pytest.fixture
-def namespace(api: Api) -> str:
-    """A new namespace; nothing waits for its end."""
-    name = f"stand-in-{uuid.uuid4().hex[:8]}"
-    item = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
-    api.create(item, dry_run=False)
-    return name
-
-
 @dataclass(frozen=True)
 class Served:
     provider: Provider
