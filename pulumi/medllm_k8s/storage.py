@@ -102,6 +102,6 @@ class Storage(Component):
             opts=pulumi.ResourceOptions.merge(
                 options,
                 # The controller writes the claim's identity and version into the reference.
-                pulumi.ResourceOptions(ignore_changes=["spec.claimRef.uid", "spec.claimRef.resourceVersion"]),
+                pulumi.ResourceOptions(ignore_changes=["spec.claimRef"]),
             ),
         )

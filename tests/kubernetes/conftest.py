@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from lab.kubernetes import build
+from lab.kubernetes import build, environment
 from lab.kubernetes.arguments import COMPONENTS
 from lab.kubernetes.kubelet.client import Client
 from lab.kubernetes.local import LocalControlPlane
+from tests.kubernetes.program import Program, lay_out
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -42,3 +43,13 @@ def namespace(admin: Client) -> Iterator[str]:
     admin.create("/api/v1/namespaces", {"metadata": {"name": name}})
     yield name
     admin.delete(f"/api/v1/namespaces/{name}", {})
+
+
+@pytest.fixture(scope="session")
+def program(cluster: LocalControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Program:
+    """The repository's Pulumi program, applied; who changes it or the cluster sets it right again."""
+    binaries = build.ensure(["pulumi", "kubectl"], print)
+    prepared = environment.prepare(tmp_path_factory.mktemp("environment"), cluster.kubeconfig(), binaries)
+    made = lay_out(tmp_path_factory.mktemp("repository"), prepared)
+    made.up()
+    return made
