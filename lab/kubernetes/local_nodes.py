@@ -84,12 +84,18 @@ class LocalNode:
 
     def power_off(self) -> None:
         """End all that runs there at once, as when the power fails."""
+        self._wake_entry()
         if self._machine is not None:
             for pid in _children(self._machine.pid):
                 os.kill(pid, signal.SIGKILL)
             self._machine.wait()
             self._machine = None
+        self._collect()
+
+    def _collect(self) -> None:
+        """Wait for a kubelet that was ended."""
         if self._kubelet is not None:
+            self._wake_entry()
             self._kubelet.entry.wait()
             self._kubelet = None
 
@@ -111,8 +117,7 @@ class LocalNode:
         assert self._kubelet is not None
         os.kill(self._kubelet.pid, signal.SIGCONT)
         os.kill(self._kubelet.pid, how)
-        self._kubelet.entry.wait()
-        self._kubelet = None
+        self._collect()
 
     def pause_kubelet(self) -> None:
         """Let only the kubelet hang; its pods go on."""
@@ -122,6 +127,12 @@ class LocalNode:
     def resume_kubelet(self) -> None:
         assert self._kubelet is not None
         os.kill(self._kubelet.pid, signal.SIGCONT)
+        self._wake_entry()
+
+    def _wake_entry(self) -> None:
+        """nsenter stops when its child does; a machine can't end before nsenter has collected the child."""
+        if self._kubelet is not None:
+            self._kubelet.entry.send_signal(signal.SIGCONT)
 
     def pause(self) -> None:
         """Let the whole machine hang: kubelet, pods and all."""
@@ -131,6 +142,7 @@ class LocalNode:
     def resume(self) -> None:
         for pid in self.processes():
             os.kill(pid, signal.SIGCONT)
+        self._wake_entry()
 
     def processes(self) -> list[int]:
         """All processes of the machine but its PID 1, by their numbers here."""

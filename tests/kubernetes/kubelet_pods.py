@@ -71,6 +71,16 @@ class Pods:
     def running(self, name: str) -> Json:
         return self.wait(name, lambda pod: pod["status"].get("phase") == "Running")
 
+    def waiting(self, name: str, reason: str) -> Json:
+        """The pod, once a container of it waits for that reason."""
+        return self.wait(
+            name,
+            lambda pod: any(
+                each["state"].get("waiting", {}).get("reason") == reason
+                for each in pod["status"].get("containerStatuses") or []
+            ),
+        )
+
     def delete(self, name: str, grace: int | None = None) -> None:
         options = {} if grace is None else {"gracePeriodSeconds": grace}
         self.client.delete(f"{self.path}/{name}", options)

@@ -65,8 +65,7 @@ def test_a_failed_container_runs_again_at_once_then_after_a_back_off(pods: Pods)
     script = "echo x >> /data/runs; [ $(wc -l < /data/runs) -ge 3 ]"
     container = shell(script, volumeMounts=[{"name": "data", "mountPath": "/data"}])
     pods.create("p", container, restartPolicy="OnFailure", volumes=[{"name": "data", "emptyDir": {}}])
-    pod = pods.wait("p", lambda pod: "waiting" in (pod["status"].get("containerStatuses") or [{}])[0].get("state", {})
-                    and state(pod)["state"]["waiting"]["reason"] == "CrashLoopBackOff")  # fmt: skip
+    pod = pods.waiting("p", "CrashLoopBackOff")
     assert state(pod)["restartCount"] == 1
     assert state(pod)["lastState"]["terminated"]["exitCode"] == 1
     assert pod["status"]["phase"] == "Running"
@@ -201,7 +200,8 @@ def test_readiness_follows_its_probe_and_waits_for_the_startup_probe(pods: Pods,
 
     ready = probe("ready") | {"failureThreshold": 1}
     container = shell(
-        "sleep 600", volumeMounts=[{"name": "x", "mountPath": "/probed"}], startupProbe=probe("up"), readinessProbe=ready,
+        "sleep 600", volumeMounts=[{"name": "x", "mountPath": "/probed"}],
+        startupProbe=probe("up"), readinessProbe=ready,
     )  # fmt: skip
     pods.create("p", container, volumes=[{"name": "x", "hostPath": {"path": str(tmp_path)}}])
     (tmp_path / "ready").touch()

@@ -89,12 +89,16 @@ def serve(config: Config) -> None:
 
 
 def stop_pods(config: Config) -> None:
-    """Kill every container and take down every volume that is recorded on this node; no API server is asked."""
+    """Kill every container and take down every volume that is recorded on this node; no API server is asked.
+
+    Raises:
+        TimeoutError, OSError: something of it can't be ended.
+    """
     runtime = Runtime(config.state_directory / "pods")
     for uid in list(runtime.pods()):
         directory = runtime.pod_directory(uid)
         for attempt in (directory / "containers").glob("*/*"):
-            runtime.signal(attempt, signal.SIGKILL)
+            runtime.kill(attempt)
         for place in (directory / "volumes").glob("*"):
             while place.is_mount():
                 kernel.unmount(str(place), kernel.MNT_DETACH)

@@ -38,6 +38,7 @@ from .launch import (
 )
 
 START_S = 60.0
+KILL_S = 10.0
 _ERRORS = "shim.err"
 _PACKAGE_ROOT = Path(__file__).resolve().parents[len((__package__ or "").split("."))]
 
@@ -149,6 +150,19 @@ class Runtime:
         with contextlib.suppress(ProcessLookupError):
             os.kill(started["pid"], number)
         return True
+
+    def kill(self, directory: Path) -> None:
+        """End a container and wait until nothing of it writes any more.
+
+        Raises:
+            TimeoutError: it can't be killed.
+        """
+        deadline = time.monotonic() + KILL_S
+        while _locked(directory / LOCK):
+            self.signal(directory, signal.SIGKILL)
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{directory}: the container can't be killed")
+            time.sleep(0.02)
 
     def process(self, directory: Path) -> int | None:
         """A handle that becomes readable when the shim ends, or None where it has."""
