@@ -5,6 +5,7 @@ from __future__ import annotations
 import pulumi
 import pulumi_kubernetes as kubernetes
 from pulumi_kubernetes.admissionregistration.v1 import (
+    MatchConditionArgs,
     MatchResourcesArgs,
     NamedRuleWithOperationsArgs,
     ValidatingAdmissionPolicyBindingSpecArgs,
@@ -19,8 +20,11 @@ from medllm_k8s.component import Component, metadata
 from medllm_k8s.names import PRIORITIES, SCHEDULER_LABEL, SERVICE_ACCOUNT, registry
 
 NAME = "medllm-pods"
-# A tag or a digest after the last slash; `latest` is refused by itself.
-_PINNED = r"^.+/[^/:@]+(:[A-Za-z0-9_][A-Za-z0-9._-]*)?(@sha256:[0-9a-f]{64})?$"
+# A tag or a digest after the last slash (a colon before it is a port's); `latest` is refused by itself.
+_DIGEST = "@sha256:[0-9a-f]{64}"
+PINNED = rf"^.+/[^/:@]+(:[A-Za-z0-9_][A-Za-z0-9._-]*({_DIGEST})?|{_DIGEST})$"
+# What a volume may be: no further kind, which a newer release of Kubernetes may bring, is let in unread.
+_VOLUMES = ("configMap", "downwardAPI", "emptyDir", "persistentVolumeClaim", "projected")
 
 
 class Admission(Component):
@@ -41,6 +45,14 @@ class Admission(Component):
                         )
                     ]
                 ),
+                # A controller takes its finalizer off a pod that was let in under an older policy: were that refused,
+                # the pod and its Job could never go.
+                match_conditions=[
+                    MatchConditionArgs(
+                        name="specification-is-new",
+                        expression="request.operation == 'CREATE' || object.spec != oldObject.spec",
+                    )
+                ],
                 variables=[
                     VariableArgs(
                         name="containers",
@@ -57,10 +69,11 @@ class Admission(Component):
                         ),
                     ),
                     VariableArgs(
-                        name="gpu",
+                        name="device",
                         expression=(
                             "variables.containers.exists(c, has(c.resources) && has(c.resources.limits)"
-                            f" && '{declared.gpu_resource}' in c.resources.limits)"
+                            f" && ('{declared.gpu_resource}' in c.resources.limits"
+                            f" || '{declared.rdma_resource}' in c.resources.limits))"
                         ),
                     ),
                 ],
@@ -94,19 +107,19 @@ def _rules(declared: Kubernetes) -> list[tuple[str, str]]:
             f"images come from {own} alone",
         ),
         (
-            f"variables.images.all(image, image.matches('{_PINNED}') && image.contains(':')"
-            " && !image.endsWith(':latest'))",
+            f"variables.images.all(image, image.matches('{PINNED}') && !image.endsWith(':latest'))",
             "an image is named with a version or a digest, and `latest` is none",
         ),
         (
-            f"!variables.gpu || (has(object.spec.priorityClassName) && object.spec.priorityClassName in [{classes}])",
-            f"a pod with GPUs names one of the priority classes {', '.join(PRIORITIES)}",
+            "!variables.device || (has(object.spec.priorityClassName)"
+            f" && object.spec.priorityClassName in [{classes}])",
+            f"a pod with GPUs or HCAs names one of the priority classes {', '.join(PRIORITIES)}",
         ),
         (
-            "!variables.gpu || (has(object.spec.nodeSelector)"
+            "!variables.device || (has(object.spec.nodeSelector)"
             f" && '{SCHEDULER_LABEL}' in object.spec.nodeSelector"
             f" && object.spec.nodeSelector['{SCHEDULER_LABEL}'] == 'kubernetes')",
-            f"a pod with GPUs selects nodes with {SCHEDULER_LABEL}: kubernetes; Slurm has the others",
+            f"a pod with GPUs or HCAs selects nodes with {SCHEDULER_LABEL}: kubernetes; Slurm has the others",
         ),
         (
             "has(object.spec.automountServiceAccountToken) && !object.spec.automountServiceAccountToken"
@@ -117,10 +130,23 @@ def _rules(declared: Kubernetes) -> list[tuple[str, str]]:
         (
             "(!has(object.spec.volumes) || object.spec.volumes.all(v, !has(v.secret)"
             " && (!has(v.projected) || !has(v.projected.sources)"
-            " || v.projected.sources.all(s, !has(s.secret) && !has(s.serviceAccountToken)))))"
+            " || v.projected.sources.all(s, !has(s.secret) && !has(s.serviceAccountToken) && !has(s.podCertificate)))))"
             " && variables.containers.all(c, (!has(c.env)"
             " || c.env.all(e, !has(e.valueFrom) || !has(e.valueFrom.secretKeyRef)))"
             " && (!has(c.envFrom) || c.envFrom.all(e, !has(e.secretRef))))",
             "pods take no Secrets: whoever may make a pod could read them",
+        ),
+        (
+            "!has(object.spec.volumes) || object.spec.volumes.all(v, "
+            + " || ".join(f"has(v.{kind})" for kind in _VOLUMES)
+            + ")",
+            # An image as a volume would come from any registry; an ephemeral claim, of any size from any class.
+            f"a volume is one of {', '.join(_VOLUMES)}",
+        ),
+        (
+            "(request.operation != 'CREATE' || !has(object.spec.nodeName)) && (!has(object.spec.tolerations)"
+            " || object.spec.tolerations.all(t, has(t.key) && t.key != '' && !(t.key in"
+            " ['node-role.kubernetes.io/control-plane', 'node-role.kubernetes.io/master'])))",
+            "the scheduler chooses the node: a pod names none, and tolerates neither everything nor a control plane",
         ),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import ssl
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -80,6 +81,14 @@ def init(**fields: Any) -> Callable[[Json], None]:
     return change
 
 
+def both(*changes: Callable[[Json], None]) -> Callable[[Json], None]:
+    def change(pod: Json) -> None:
+        for each in changes:
+            each(pod)
+
+    return change
+
+
 SECURE = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 SECRET = {"name": "registry", "key": "password"}
 ATTACKS = {
@@ -98,6 +107,33 @@ ATTACKS = {
     "another registry, first container": (init(image="quay.io/x/y:1"), "images come from"),
     "the latest image": (main(image="registry.internal/medllm:latest"), "version or a digest"),
     "an image without version": (main(image="registry.internal/medllm"), "version or a digest"),
+    "an image as a volume": (volume(image={"reference": "docker.io/library/x:1"}), "a volume is one of"),
+    "a claim of any size": (
+        volume(
+            ephemeral={
+                "volumeClaimTemplate": {
+                    "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Pi"}}}
+                }
+            }
+        ),
+        "a volume is one of",
+    ),
+    "a driver's volume with a Secret": (
+        volume(csi={"driver": "x.example", "nodePublishSecretRef": {"name": "registry"}}), "a volume is one of",
+    ),
+    "a node by its name": (spec(nodeName="mgmt"), "the scheduler chooses the node"),
+    "all taints tolerated": (spec(tolerations=[{"operator": "Exists"}]), "the scheduler chooses the node"),
+    "onto the control plane": (
+        spec(tolerations=[{"key": "node-role.kubernetes.io/control-plane", "operator": "Exists"}]),
+        "the scheduler chooses the node",
+    ),
+    "HCAs without a class": (
+        both(
+            without("priorityClassName"),
+            main(resources={"limits": {"cpu": "1", "memory": "1Gi", "rdma/hca_shared_devices_a": "1"}}),
+        ),
+        "priority classes",
+    ),
     "GPUs without a class": (without("priorityClassName"), "priority classes"),
     "GPUs with a system's class": (spec(priorityClassName="system-node-critical"), "priority class"),
     "GPUs on Slurm's nodes": (spec(nodeSelector={"accelerator": "nvidia-h200"}), "Slurm has the others"),
@@ -156,6 +192,43 @@ def test_a_container_is_not_slipped_into_a_running_pod(program: Program, admin: 
             )
     finally:
         scientist.delete(f"{PODS}/slipped", {"gracePeriodSeconds": 0})
+
+
+def test_a_pod_of_an_older_policy_can_still_go(program: Program, admin: Client, scientist: Client) -> None:
+    """The job controller takes its finalizer off the pod, an update, though the pod's image is refused by now."""
+    jobs = f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs"
+    template = {"spec": {**copy.deepcopy(GOOD["spec"]), "restartPolicy": "Never"}}
+    scientist.create(jobs, {"metadata": {"name": "old"}, "spec": {"template": template}})
+    policy = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies/medllm-pods"
+    rules = admin.get(policy)["spec"]["validations"]
+    never = {"expression": "false", "message": "nothing is let in any more"}
+    ours = {"labelSelector": "job-name=old"}
+    eventually(lambda: bool(admin.get(PODS, ours)["items"]))
+    try:
+        admin.patch(policy, {"spec": {"validations": [*rules, never]}})
+        eventually(lambda: is_refused(scientist, "nothing is let in any more"))
+        scientist.delete(f"{jobs}/old", {"propagationPolicy": "Background"})
+        eventually(lambda: not admin.get(PODS, ours)["items"])
+    finally:
+        admin.patch(policy, {"spec": {"validations": rules}})
+        eventually(lambda: not is_refused(scientist, "nothing is let in any more"))
+
+
+def is_refused(client: Client, reason: str) -> bool:
+    try:
+        client.create(PODS, GOOD)
+    except ApiError as error:
+        return reason in error.message
+    client.delete(f"{PODS}/good", {"gracePeriodSeconds": 0})
+    return False
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    """The API server takes a changed policy over within seconds; a loaded machine is slower."""
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
 
 
 def test_doors_to_the_outside_are_over_quota(program: Program, admin: Client) -> None:
