@@ -26,7 +26,8 @@ def test_a_version_or_a_digest_is_let_in(image: str) -> None:
     [
         "medllm", "medllm:1", "registry.internal/medllm", "registry.internal/medllm:", "registry.internal:5000/medllm",
         "registry.internal:5000/a/medllm", "registry.internal/medllm@sha256:0a",
-        f"registry.internal/medllm@md5:{'0' * 32}", f"registry.internal/medllm:1@{DIGEST}0", "registry.internal/medllm:1 ",
+        f"registry.internal/medllm@md5:{'0' * 32}", f"registry.internal/medllm:1@{DIGEST}0",
+        "registry.internal/medllm:1 ",
     ],
 )  # fmt: skip
 def test_what_may_be_another_image_tomorrow_is_not(image: str) -> None:
