@@ -242,6 +242,23 @@ def test_pods_go_on_while_the_api_server_is_away(pods: Pods, cluster: LocalContr
     assert pods.ended("q")["status"]["phase"] == "Succeeded"
 
 
+def test_a_node_may_come_back_with_another_address(pods: Pods, nodes: LocalNodes, node: LocalNode) -> None:
+    pods.create("p", shell(FOREVER), restartPolicy="Always")
+    pods.running("p")
+    node.power_off()
+    file = node.directory / "kubelet.json"
+    before, other = file.read_text(), nodes["node2"].address
+    try:
+        file.write_text(before.replace(node.address, other))
+        node.power_on()
+        pod = pods.wait("p", lambda pod: pod["status"]["podIP"] == other)
+        assert (pod["status"]["podIPs"], pod["status"]["hostIPs"]) == ([{"ip": other}], [{"ip": other}])
+        pods.delete("p", grace=1)
+        pods.gone("p")
+    finally:
+        file.write_text(before)
+
+
 def test_a_node_object_that_was_deleted_comes_back(pods: Pods, nodes: LocalNodes) -> None:
     pods.client.delete("/api/v1/nodes/node4", {})
     until(lambda: nodes.ready("node4"))

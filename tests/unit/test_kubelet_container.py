@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lab.kubernetes.kubelet import quantity
@@ -72,6 +72,7 @@ def test_what_is_no_quantity_is_refused(text: str) -> None:
         quantity.parse(text)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**12), st.sampled_from(["", "1", "1m", "1k", "1Mi"]))
 def test_a_resource_in_units_of_a_divisor_is_rounded_up(value: int, divisor: str) -> None:
     unit = quantity.parse(divisor or "1")
@@ -144,6 +145,7 @@ def test_a_command_is_expanded_and_must_be_there() -> None:
     assert caught.value.reason == "CreateContainerError"
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="$()AB x", max_size=20))
 def test_expansion_without_references_only_halves_dollar_signs(text: str) -> None:
     assert expand(text.replace("$", "$$"), {"A": "never"}) == text

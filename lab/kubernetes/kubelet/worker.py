@@ -333,7 +333,9 @@ class Worker:
     def _publish(self, pod: Json, status: Json) -> None:
         if not differs(pod.get("status") or {}, status):
             return
-        body = {"metadata": {"uid": self.uid}, "status": status}
+        # A merge would keep the addresses that the node had before.
+        whole: Json = {key: [{"$patch": "replace"}, *status[key]] for key in ("hostIPs", "podIPs") if key in status}
+        body = {"metadata": {"uid": self.uid}, "status": {**status, **whole}}
         self._unless_gone(lambda: self._learn(self._shared.client.patch(f"{_path(pod)}/status", body)))
 
     def _unless_gone(self, call: Callable[[], object]) -> None:
