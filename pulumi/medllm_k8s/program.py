@@ -41,6 +41,6 @@ def declare(settings: Settings) -> None:
         return
     # No pod starts before it is fenced in.
     training = Training(
-        "training", settings, tenancy.namespace, provider, after=[admission, nodes, access, isolation, storage, tenancy]
+        "training", site, tenancy.namespace, provider, after=[tenancy, admission, nodes, access, isolation, storage]
     )
     pulumi.export("training", training.job)
