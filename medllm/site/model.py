@@ -199,14 +199,15 @@ class KubernetesQuota(Strict):
 
 
 class KubernetesJob(Strict):
-    """The training Job. `cpu`, `memory_gib`, `shm_gib` are a node's; the shared memory counts as memory. `grace_s`:
-    what the ranks get to write a checkpoint before they are killed. `restarts`: pods that may fail before the Job is
-    given up.
+    """The training Job. `settings` change the configuration as `medllm train --set` does. `cpu`, `memory_gib`, `shm_gib`
+    are a node's; the shared memory counts as memory. `grace_s`: what the ranks get to write a checkpoint before they are
+    killed. `restarts`: pods that may fail before the Job is given up.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,45}[a-z0-9])?$")]
     run: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
     config: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+    settings: list[Annotated[str, Field(pattern=r"^[a-z_]+(\.[a-z_]+)+=\S+$")]]
     dataset: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
     steps: Annotated[int, Field(ge=1, le=1_000_000_000)]
     cpu: Annotated[int, Field(ge=1, le=4096)]

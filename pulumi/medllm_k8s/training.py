@@ -85,7 +85,7 @@ class Training(Component):
     ) -> None:  # fmt: skip
         super().__init__("Training", name, provider)
         job, nodes = site.kubernetes.job, len(site.kubernetes_nodes)
-        order = Order(load_config(job.config), job.dataset, job.run, job.steps, None, None, False, False)
+        order = Order(load_config(job.config, job.settings), job.dataset, job.run, job.steps, None, None, False, False)
         request = cluster_request(site, order, nodes, DATASETS, CHECKPOINTS).model_dump_json(indent=1)
         # Pods find each other by name before they are ready: that is what they need it for.
         kubernetes.core.v1.Service(
