@@ -1,15 +1,20 @@
 """Bring one piece of a node's state to where it must be, with a probe that also answers in check mode.
 
 `ansible.builtin.command` says "skipped" in check mode and "changed" otherwise. This action asks first (`probe`,
-read-only, run in check mode too), acts only on a difference (`apply`), and asks again: a step without effect fails.
-Both are shell text, run on the node without shipping any Python there.
+read-only, run in check mode too), acts only on a difference (`apply`), and asks again: a step without effect after
+some seconds fails. Both are shell text, run on the node without shipping any Python there.
 """
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from ansible.plugins.action import ActionBase
+
+# What another process carries out (systemd, a kernel thread) shows a moment after the command that asked for it.
+_SETTLE_S = 5.0
+_POLL_S = 0.5
 
 
 class ActionModule(ActionBase):
@@ -41,7 +46,9 @@ class ActionModule(ActionBase):
         result.update({key: applied[key] for key in ("rc", "stdout", "stderr")})
         if applied["rc"] != 0:
             return {**result, "failed": True, "msg": f"apply failed: {_told(applied).strip()}"}
-        after = self._shell(options["probe"])
+        deadline = time.monotonic() + _SETTLE_S
+        while not _holds(after := self._shell(options["probe"]), expected) and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
         if not _holds(after, expected):
             return {
                 **result,

@@ -6,7 +6,8 @@ short_description: Bring one piece of state to where it must be, predictable in 
 description:
   - Runs O(probe) on the node, in check mode too. The state is right when it exits 0 and, if O(expect) is given,
     prints exactly that.
-  - Otherwise reports a change, runs O(apply), and runs O(probe) again; a difference that remains fails the task.
+  - Otherwise reports a change, runs O(apply), and runs O(probe) again for up to 5 s; a difference that remains fails
+    the task.
 options:
   probe: {description: Read-only shell text., type: str, required: true}
   expect: {description: What the probe must print (outer blanks don't count)., type: str}

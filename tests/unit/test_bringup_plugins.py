@@ -62,6 +62,15 @@ def test_converge_fails_when_nothing_got_better(tmp_path: Path, apply: str, told
     assert told in result["msg"]
 
 
+def test_converge_waits_for_an_effect_that_shows_a_moment_later(tmp_path: Path) -> None:
+    """As with a unit that systemd is still starting, or a setting that a kernel thread takes up."""
+    target = tmp_path / "value"
+    apply = f"(sleep 1; echo 10 > {target}) >/dev/null 2>&1 </dev/null &"
+    task = {"name": "Set", "converge": {"probe": f"cat {target}", "expect": "10", "apply": apply}}
+    result = play(tmp_path, [task])
+    assert (result["changed"], result.get("failed", False)) == (True, False)
+
+
 def test_packages_are_predicted_where_no_repository_has_them(tmp_path: Path) -> None:
     wanted = {"nvidia-kernel-open-dkms": "580.95.05-1", "dpkg": "0.0"}
     result = play(tmp_path, [{"name": "Install", "locked_packages": {"packages": wanted}}], "--check", "--diff")
