@@ -1,4 +1,8 @@
-"""The training run as a Job: one pod a node, which go on together from the newest checkpoint come what may."""
+"""The training run as a Job: one pod a node, which go on together from the newest checkpoint come what may.
+
+The pods are told what to train by the same request that `medllm train` writes, made here from the site: a site that
+changes elsewhere leaves a running Job alone, and an order that can't work is refused before anything is applied.
+"""
 
 from __future__ import annotations
 
@@ -42,6 +46,7 @@ from pulumi_kubernetes.core.v1 import (
 )
 from pulumi_kubernetes.meta.v1 import LabelSelectorArgs, ObjectMetaArgs
 
+from medllm.errors import UserError
 from medllm.site import Site
 from medllm_k8s.component import Component, metadata
 from medllm_k8s.names import (
@@ -57,19 +62,20 @@ from medllm_k8s.names import (
     accelerator,
 )
 from trainer.config import load_config
-from trainer.launch import Order, cluster_request, fabric_environment, interface_environment, ranks_per_node
+from trainer.launch import Order, cluster_request, fabric_environment, ranks_per_node
 from trainer.pod import INCOMPLETE
-from trainer.request import REFUSED, STOPPED
+from trainer.request import REFUSED, STOPPED, Request
 
 # Where a pod sees the site's volumes, as asked.
 DATASETS, CHECKPOINTS, CACHE = Path("/data"), Path("/checkpoints"), Path("/cache")
 REQUEST = Path("/etc/medllm/request.json")
 SIGNS = Path("/run/medllm")
-# The name that container runtimes give to a pod's interface.
+# What container runtimes call a pod's interface, whatever the node's own is called. gloo goes by the pod's hostname.
 _INTERFACE = "eth0"
 _CONTAINER = "trainer"
-# A node that is gone for so long has lost its ranks anyway: collectives time out, and the pods meet anew.
+# The other pods have ended by then (`trainer.gang.LOST_S`), and wait for this one's successor.
 _LOST_NODE_S = 30
+# `trainer.pod` gives a sign every few seconds, whatever its ranks do.
 _DEAD_S = 60
 
 
@@ -85,10 +91,9 @@ class Training(Component):
     ) -> None:  # fmt: skip
         super().__init__("Training", name, provider)
         job, nodes = site.kubernetes.job, len(site.kubernetes_nodes)
-        order = Order(load_config(job.config, job.settings), job.dataset, job.run, job.steps, None, None, False, False)
-        request = cluster_request(site, order, nodes, DATASETS, CHECKPOINTS).model_dump_json(indent=1)
+        request = _request(site).model_dump_json(indent=1)
         # Pods find each other by name before they are ready: that is what they need it for.
-        kubernetes.core.v1.Service(
+        service = kubernetes.core.v1.Service(
             "service",
             metadata=metadata(job.name, namespace),
             spec=ServiceSpecArgs(
@@ -113,18 +118,37 @@ class Training(Component):
                 completion_mode="Indexed",
                 completions=nodes,
                 parallelism=nodes,
-                backoff_limit=job.restarts,
+                # One broken rank ends all pods: counted together, each accident would count as many times as there are
+                # pods, and the waits between attempts double each time.
+                backoff_limit_per_index=job.restarts,
+                max_failed_indexes=0,
                 pod_failure_policy=_failure_policy(),
+                # Never two pods of one index, as long as the first may still write.
+                pod_replacement_policy="Failed",
                 template=PodTemplateSpecArgs(
                     metadata=ObjectMetaArgs(labels={**PART_OF, **_labels(site)}),
                     spec=_pod(site, config.metadata.apply(lambda its: str(its.name))),
                 ),
             ),
-            # Nothing in a pod's specification can be changed, and the name is the one that was asked for.
-            opts=self.options(pulumi.ResourceOptions(delete_before_replace=True, depends_on=list(after))),
+            # Nothing that matters in a Job can be changed, and the name is the one that was asked for.
+            opts=self.options(
+                pulumi.ResourceOptions(
+                    delete_before_replace=True, replace_on_changes=["spec"], depends_on=[*after, service, config]
+                )
+            ),
         )
         self.job: pulumi.Output[str] = made.metadata.apply(lambda its: str(its.name))
         self.register_outputs({"job": self.job})
+
+
+def _request(site: Site) -> Request:
+    """What the ranks are told. Raises pulumi.RunError: the run can't be as it is declared."""
+    job = site.kubernetes.job
+    try:
+        order = Order(load_config(job.config, job.settings), job.dataset, job.run, job.steps, None, None, False, False)
+        return cluster_request(site, order, len(site.kubernetes_nodes), DATASETS, CHECKPOINTS)
+    except UserError as error:
+        raise pulumi.RunError(f"site_kubernetes.job: {error.problems[0]}") from None
 
 
 def _labels(site: Site) -> dict[str, str]:
@@ -193,8 +217,9 @@ def _container(site: Site) -> ContainerArgs:
         # One share of the node's HCAs: the device plugin then shows the pod all of them.
         amounts[declared.rdma_resource] = "1"
     environment = {
-        **interface_environment(_INTERFACE), **fabric_environment(site), "NCCL_DEBUG": "INFO", "HOME": "/tmp",
-        "MEDLLM_CACHE": str(CACHE),
+        **fabric_environment(site), "NCCL_SOCKET_IFNAME": _INTERFACE, "NCCL_DEBUG": "INFO", "HOME": "/tmp",
+        # Kernels that torch and Triton compile outlive the pod.
+        "XDG_CACHE_HOME": str(CACHE), "TRITON_CACHE_DIR": str(CACHE / "triton"),
     }  # fmt: skip
     alive = f"test $(($(date +%s) - $(stat -c %Y {SIGNS}/alive))) -lt {_DEAD_S}"
     return ContainerArgs(
