@@ -254,6 +254,12 @@ def _kubernetes(site: Site, refuse: Refuse) -> None:
                 f"the training Job on {nodes} nodes asks for {least}: it would never start",
                 f"write at least {least}",
             )
+    if declared.namespace == "default" or declared.namespace.startswith("kube-"):
+        refuse(
+            ("kubernetes", "namespace"),
+            f"`{declared.namespace}` is Kubernetes' own: the fence around it would hold its own parts",
+            "name a namespace for this site alone",
+        )
     if declared.image.endswith(":latest"):
         refuse(("kubernetes", "image"), "`latest` is another image tomorrow", "name a version")
     if declared.volumes.dicom_input.storage_class == "node":
