@@ -201,7 +201,8 @@ class KubernetesQuota(Strict):
 class KubernetesJob(Strict):
     """The training Job. `settings` change the configuration as `medllm train --set` does. `cpu`, `memory_gib`,
     `shm_gib` are a node's; the shared memory counts as memory. `grace_s`: what the ranks get to write a checkpoint
-    before they are killed. `restarts`: pods that may fail before the Job is given up.
+    before they are killed. `restarts`: how often the run may break (a rank dies; a drained node does not
+    count) before the Job is given up.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,45}[a-z0-9])?$")]
