@@ -6,17 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pulumi
+from pulumi.runtime import config as pulumi_config
 
 from medllm.errors import UserError
 from medllm.site import Site, load_site, load_site_json
 
+_REGISTRY_AUTH = "registryAuth"
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`export` is the text of site.json as it was read."""
+    """`registry_auth`: a config.json as `docker login` writes it, for the registry of the site's image; None where the
+    nodes may pull without.
+    """
 
     site: Site
-    export: str
+    registry_auth: pulumi.Output[str] | None = None
 
 
 def read_settings(config: pulumi.Config, stack: str, directory: Path) -> Settings:
@@ -42,7 +47,7 @@ def read_settings(config: pulumi.Config, stack: str, directory: Path) -> Setting
         raise pulumi.RunError(f"{_shown(problem.file or exported)}: {problem.rule}. Fix: {fix}") from None
     if declared is not None and declared.sha256 != site.sha256:
         raise pulumi.RunError(f"{_shown(exported)} is not what {_shown(inventory)} declares now. Fix: `{again}`")
-    return Settings(site, exported.read_text(encoding="utf-8"))
+    return Settings(site, _registry_auth(config))
 
 
 def _setting(config: pulumi.Config, stack: str, name: str) -> str:
@@ -50,6 +55,20 @@ def _setting(config: pulumi.Config, stack: str, name: str) -> str:
     if not value:
         raise pulumi.RunError(
             f"stack {stack} has no medllm:{name}. Fix: write it into Pulumi.{stack}.yaml (see README)"
+        )
+    return value
+
+
+def _registry_auth(config: pulumi.Config) -> pulumi.Output[str] | None:
+    """Pulumi's genuine language host names the secrets of the configuration by the environment."""
+    key = f"medllm:{_REGISTRY_AUTH}"
+    value = config.get_secret(_REGISTRY_AUTH)
+    if value is not None and not (
+        pulumi_config.is_config_secret(key) or key in pulumi_config.get_config_secret_keys_env()
+    ):
+        raise pulumi.RunError(
+            f"{key} lies unencrypted in the stack's file. Fix: `pulumi config set --secret {_REGISTRY_AUTH}`, give its "
+            "value on standard input, and change the password"
         )
     return value
 

@@ -18,6 +18,9 @@ from medllm.site import Site
 from medllm_k8s.component import Component, metadata
 from medllm_k8s.names import COMPONENT_LABEL, TRAINER
 
+# Where a cache of names on each node listens (NodeLocal DNSCache; its address is the cluster's choice). It has the
+# node's own network, so no selector of pods finds it. The address that is left out tells a cloud's secrets.
+_LINK_LOCAL, _METADATA = "169.254.0.0/16", "169.254.169.254/32"
 _TRAINERS = LabelSelectorArgs(match_labels={COMPONENT_LABEL: TRAINER})
 
 
@@ -34,13 +37,15 @@ class Isolation(Component):
             namespace_selector=LabelSelectorArgs(match_labels={"kubernetes.io/metadata.name": "kube-system"}),
             pod_selector=LabelSelectorArgs(match_labels={"k8s-app": "kube-dns"}),
         )
+        cache = NetworkPolicyPeerArgs(ip_block=IPBlockArgs(cidr=_LINK_LOCAL, except_=[_METADATA]))
         self._policy(
             namespace, "dns",
             NetworkPolicySpecArgs(
                 pod_selector=everyone, policy_types=["Egress"],
                 egress=[
                     NetworkPolicyEgressRuleArgs(
-                        to=[dns], ports=[NetworkPolicyPortArgs(port=53, protocol=word) for word in ("UDP", "TCP")]
+                        to=[dns, cache],
+                        ports=[NetworkPolicyPortArgs(port=53, protocol=word) for word in ("UDP", "TCP")],
                     )
                 ],
             ),

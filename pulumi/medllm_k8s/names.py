@@ -13,6 +13,7 @@ ACCELERATOR_LABEL = "accelerator"
 COMPONENT_LABEL = "app.kubernetes.io/component"
 TRAINER = "trainer"
 SERVICE_ACCOUNT = "medllm-trainer"
+REGISTRY_SECRET = "medllm-registry"
 PART_OF = {"app.kubernetes.io/part-of": "medllm"}
 # Class of pods → value; the higher one may push the lower one out. Inference serves patients, training can resume.
 PRIORITIES = {"medllm-inference": 100_000, "medllm-training": 10_000, "medllm-interactive": 1_000}

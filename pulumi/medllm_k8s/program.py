@@ -28,7 +28,7 @@ def declare(settings: Settings) -> None:
     declared = site.kubernetes
     # Not Pulumi's default provider: a stack says by itself that nothing is taken over by force.
     provider = kubernetes.Provider("cluster", enable_server_side_apply=True)
-    tenancy = Tenancy("tenancy", declared, provider)
+    tenancy = Tenancy("tenancy", declared, provider, settings.registry_auth)
     admission = Admission("admission", declared, provider)
     nodes = Nodes("nodes", site, provider)
     access = Access("access", tenancy.namespace, provider)

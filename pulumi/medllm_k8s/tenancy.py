@@ -7,12 +7,13 @@ import pulumi_kubernetes as kubernetes
 from pulumi_kubernetes.core.v1 import (
     LimitRangeItemArgs,
     LimitRangeSpecArgs,
+    LocalObjectReferenceArgs,
     ResourceQuotaSpecArgs,
 )
 
 from medllm.site.model import Kubernetes
 from medllm_k8s.component import Component, metadata
-from medllm_k8s.names import PRIORITIES, SERVICE_ACCOUNT
+from medllm_k8s.names import PRIORITIES, REGISTRY_SECRET, SERVICE_ACCOUNT
 
 # The oldest release in which all that this program declares is stable; a newer cluster judges by this version's rules.
 POD_SECURITY_VERSION = "v1.30"
@@ -25,7 +26,9 @@ class Tenancy(Component):
     locked memory (LimitMEMLOCK, as the role containerd sets it).
     """
 
-    def __init__(self, name: str, declared: Kubernetes, provider: kubernetes.Provider) -> None:
+    def __init__(
+        self, name: str, declared: Kubernetes, provider: kubernetes.Provider, registry_auth: pulumi.Output[str] | None,
+    ) -> None:  # fmt: skip
         super().__init__("Tenancy", name, provider)
         modes = ("enforce", "audit", "warn")
         labels = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in modes}
@@ -74,6 +77,17 @@ class Tenancy(Component):
         kubernetes.core.v1.ServiceAccount(
             SERVICE_ACCOUNT, metadata=metadata(SERVICE_ACCOUNT, self.namespace),
             automount_service_account_token=False,
+            # The kubelet pulls with it; no pod sees it, for the admission policy lets none take a Secret.
+            image_pull_secrets=[self._registry_secret(registry_auth)] if registry_auth else None,
             opts=self.child,
         )  # fmt: skip
         self.register_outputs({"namespace": self.namespace})
+
+    def _registry_secret(self, auth: pulumi.Output[str]) -> LocalObjectReferenceArgs:
+        made = kubernetes.core.v1.Secret(
+            REGISTRY_SECRET, metadata=metadata(REGISTRY_SECRET, self.namespace), type="kubernetes.io/dockerconfigjson",
+            string_data={".dockerconfigjson": auth},
+            # Under its one name, which a replacement takes before the old one is gone.
+            opts=self.options(pulumi.ResourceOptions(delete_before_replace=True)),
+        )  # fmt: skip
+        return LocalObjectReferenceArgs(name=made.metadata.name)

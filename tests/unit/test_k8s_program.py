@@ -30,7 +30,8 @@ class Recorder(pulumi.runtime.Mocks):
         self.declared: list[tuple[str, str, Json]] = []
 
     def new_resource(self, args: pulumi.runtime.MockResourceArgs) -> tuple[str | None, Json]:
-        self.declared.append((args.typ, args.name, dict(args.inputs)))
+        if not args.resource_id:  # What is only read has one.
+            self.declared.append((args.typ, args.name, dict(args.inputs)))
         return args.name, dict(args.inputs)
 
     def call(self, args: pulumi.runtime.MockCallArgs) -> tuple[Json, list[tuple[str, str]]]:
@@ -54,7 +55,7 @@ def declared(name: str, change: Callable[[Site], Site] = on_kubernetes) -> list[
 
     @pulumi.runtime.test  # type: ignore[untyped-decorator]
     def apply() -> None:
-        declare(Settings(site, site_json(site)))
+        declare(Settings(site))
 
     apply()
     return [inputs for kind, _, inputs in recorder.declared if kind.startswith("kubernetes:")]
@@ -73,7 +74,7 @@ def test_each_object_is_valid_by_the_apis_own_schema(objects: list[Json]) -> Non
     judged = [each for each in objects if not each["kind"].endswith("Patch")]
     assert len(judged) > 20
     for each in judged:
-        validate(each, "1.34", strict=True)
+        validate(each, "1.36", strict=True)
 
 
 def test_the_namespace_is_fenced_before_anything_is_in_it(objects: list[Json]) -> None:
@@ -105,16 +106,23 @@ def test_only_prometheus_and_the_ranks_reach_the_ranks() -> None:
     [rule] = policies["metrics"]["ingress"]
     assert rule["from"] == [{"ipBlock": {"cidr": f"{site.mgmt.address}/32"}}]
     assert rule["ports"] == [{"port": site.ports.trainer, "protocol": "TCP"}]
-    assert policies["dns"]["egress"][0]["ports"] == [{"port": 53, "protocol": word} for word in ("UDP", "TCP")]
+    [names] = policies["dns"]["egress"]
+    assert names["to"][1] == {"ipBlock": {"cidr": "169.254.0.0/16", "except": ["169.254.169.254/32"]}}
+    assert names["ports"] == [{"port": 53, "protocol": word} for word in ("UDP", "TCP")]
 
 
-def test_labels_say_which_scheduler_has_a_node_and_taints_are_left_alone() -> None:
-    patches = of(declared("h200", lambda site: site), "NodePatch") or of(declared("h200", lambda site: site), "Node")
-    assert len(patches) == 4
+def test_kubernetes_own_nodes_are_labelled_and_taints_are_left_alone() -> None:
+    patches = of(declared("h200"), "Node")
+    assert {each["metadata"]["name"] for each in patches} == {"node1", "node2", "node3", "node4"}
     for patch in patches:
         assert "spec" not in patch
-        assert patch["metadata"]["labels"]["medllm.io/scheduler"] == "slurm"
+        assert patch["metadata"]["labels"]["medllm.io/scheduler"] == "kubernetes"
         assert patch["metadata"]["labels"]["accelerator"] == "nvidia-h200"
+
+
+def test_slurms_nodes_are_not_touched() -> None:
+    """They need no kubelet: to patch a node that the cluster does not have would make one."""
+    assert of(declared("h200", lambda site: site), "Node") == []
 
 
 def test_without_a_node_of_kubernetes_no_job_is_declared() -> None:
@@ -185,6 +193,9 @@ class Config:
     def get(self, name: str) -> str | None:
         return self.values.get(name)
 
+    def get_secret(self, name: str) -> pulumi.Output[str] | None:
+        return pulumi.Output.secret(self.values[name]) if name in self.values else None
+
 
 @pytest.fixture
 def stack(tmp_path: Path) -> tuple[Config, Path]:
@@ -196,7 +207,16 @@ def stack(tmp_path: Path) -> tuple[Config, Path]:
 def test_the_site_is_read(stack: tuple[Config, Path]) -> None:
     settings = read_settings(stack[0], "lab", stack[1])  # type: ignore[arg-type]
     assert settings.site.name == "lab"
-    assert settings.export == (stack[1] / "site.json").read_text()
+    assert settings.registry_auth is None
+
+
+def test_a_password_in_plain_text_is_refused(stack: tuple[Config, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    stack[0].values["registryAuth"] = '{"auths": {"registry.internal": {"auth": "cHc="}}}'
+    with pytest.raises(pulumi.RunError, match=r"pulumi config set --secret registryAuth") as caught:
+        read_settings(stack[0], "lab", stack[1])  # type: ignore[arg-type]
+    assert "cHc=" not in str(caught.value)
+    monkeypatch.setenv("PULUMI_CONFIG_SECRET_KEYS", '["medllm:registryAuth"]')
+    assert read_settings(stack[0], "lab", stack[1]).registry_auth is not None  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["inventory", "site"])
