@@ -12,23 +12,25 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from lab.host import LabError, run
-from medllm.errors import user_error
+from medllm.errors import UserError, user_error
 from medllm.files import cache_dir
 
 TOOLS = Path(__file__).with_name("tools")
 GO_TOOLCHAIN = TOOLS / "go-toolchain.txt"
 # The slowest takes seven minutes on two idle cores; a busy machine takes several times as long.
 BUILD_S = 3600.0
-ASK_S = 20.0
+ASK_S = 60.0
 _KUBERNETES_VERSION = "k8s.io/component-base/version"
 
 
@@ -83,11 +85,11 @@ class Module:
         ]
 
     def place(self) -> Path:
-        """Where its programs are kept: another source, another place."""
+        """Where its programs are kept: another source or another Go, another place."""
         digest = hashlib.sha256()
         for part in ((self.directory / "go.mod").read_bytes(), (self.directory / "go.sum").read_bytes()):
             digest.update(len(part).to_bytes(8, "big") + part)
-        digest.update(" ".join(self.flags()).encode())
+        digest.update(" ".join([*self.flags(), *map(str, _builder(self))]).encode())
         return kept_dir() / f"{self.directory.name}-{self.version}-{digest.hexdigest()[:12]}" / "bin"
 
 
@@ -134,9 +136,7 @@ def ensure(
         UserError: there is no such program, or no Go that can build it.
         LabError: a build failed, or its sources are not those of `go.sum`.
     """
-    known = {name for module in modules for name in module.programs}
-    if strange := sorted(set(names) - known):
-        raise user_error(f"there is no program {', '.join(strange)}", f"name some of: {', '.join(sorted(known))}")
+    _check_names(names, modules)
     found = _present(names, modules)
     if len(found) == len(set(names)):
         return found
@@ -151,6 +151,12 @@ def ensure(
                 for module, name in wanted:
                     found[name] = _build(module, name, work, report)
     return found
+
+
+def _check_names(names: Collection[str], modules: Sequence[Module]) -> None:
+    known = {name for module in modules for name in module.programs}
+    if strange := sorted(set(names) - known):
+        raise user_error(f"there is no program {', '.join(strange)}", f"name some of: {', '.join(sorted(known))}")
 
 
 def _present(names: Collection[str], modules: Sequence[Module]) -> dict[str, Path]:
@@ -187,15 +193,11 @@ def _build(module: Module, name: str, work: Path, report: Callable[[str], None])
     }  # fmt: skip
     made = work / name
     command = [_go(module, report), "build", *module.flags(), "-o", str(made), program.package]
-    try:
-        done = subprocess.run(
-            [str(word) for word in command], cwd=module.directory, env=environment, stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, timeout=BUILD_S, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        raise LabError(f"{name} was not built within {BUILD_S / 60:.0f} min") from None
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if not line.startswith("go: downloading")]
+    status, errors = _run_alone([str(word) for word in command], module.directory, environment)
+    if status is None:
+        raise LabError(f"{name} was not built within {BUILD_S / 60:.0f} min")
+    if status:
+        lines = [line for line in errors.splitlines() if not line.startswith("go: downloading")]
         raise LabError(f"{name} can't be built: {' | '.join(lines)[-2000:]}")
     place.mkdir(parents=True, exist_ok=True)
     with made.open("rb") as stream:
@@ -203,12 +205,43 @@ def _build(module: Module, name: str, work: Path, report: Callable[[str], None])
     return made.replace(place / name)
 
 
+def _run_alone(command: list[str], directory: Path, environment: dict[str, str]) -> tuple[int | None, str]:
+    """Exit status (None: it took too long) and errors of a command whose whole group ends with this call.
+
+    Go starts compilers of its own, which would go on writing into a directory that is being removed.
+    """
+    process = subprocess.Popen(
+        ["setpriv", "--pdeathsig", "KILL", *command], cwd=directory, env=environment, stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        _, errors = process.communicate(timeout=BUILD_S)
+    except subprocess.TimeoutExpired:
+        return None, ""
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    return process.returncode, errors
+
+
+def _builder(module: Module) -> tuple[int, ...]:
+    """Version of the Go that would build it, without fetching one."""
+    own = shutil.which("go")
+    version = () if own is None else _go_version(own)
+    return version if version >= module.needs_go else _numbers(_pinned_go())
+
+
+def _pinned_go() -> str:
+    return GO_TOOLCHAIN.read_text().split()[0]
+
+
 def _go(module: Module, report: Callable[[str], None]) -> Path:
     """Go of this machine when it is new enough; else the one that `go-toolchain.txt` pins, kept in the cache."""
     own = shutil.which("go")
     if own is not None and _go_version(own) >= module.needs_go:
         return Path(own)
-    pinned = GO_TOOLCHAIN.read_text().split()[0]
+    pinned = _pinned_go()
     place = kept_dir() / pinned.replace("==", "-")
     go = place / "go" / "bin" / "go"
     if not go.exists():
@@ -232,8 +265,10 @@ def _go(module: Module, report: Callable[[str], None]) -> Path:
     return go
 
 
+@cache
 def _go_version(go: str) -> tuple[int, ...]:
-    done = run([go, "version"], timeout=ASK_S, check=False)
+    # Local: else it may fetch and ask the Go that a go.mod in the current directory names.
+    done = run([go, "version"], timeout=ASK_S, check=False, env={"GOTOOLCHAIN": "local"})
     found = re.search(r"\bgo(\d+(?:\.\d+)*)", done.stdout)
     return _numbers(found[1]) if found else ()
 
@@ -275,15 +310,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(every)} [default: all]")
     parser.add_argument("--list", action="store_true", help="say what is there, build nothing")
     options = parser.parse_args(arguments)
-    if options.list:
-        present = _present(every, MODULES)
-        for module in MODULES:
-            for name in module.programs:
-                print(f"{name:<24} {module.version:<10} {present.get(name, 'not built')}")
-        return 0
-    for name, path in ensure(options.names or every, print).items():
-        print(f"{name:<24} {path}")
+    # What is half built is removed then too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        if options.list:
+            _print_list(options.names or every)
+        else:
+            for name, path in ensure(options.names or every, lambda line: print(line, flush=True)).items():
+                print(f"{name:<24} {path}")
+    except (UserError, LabError) as error:
+        print(error, file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     return 0
+
+
+def _print_list(names: Collection[str]) -> None:
+    _check_names(names, MODULES)
+    present = _present(names, MODULES)
+    for module in MODULES:
+        for name in module.programs:
+            if name in names:
+                print(f"{name:<24} {module.version:<10} {present.get(name, 'not built')}")
 
 
 if __name__ == "__main__":

