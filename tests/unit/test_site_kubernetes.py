@@ -64,9 +64,15 @@ def test_what_cannot_work_is_refused_with_its_place(inventory: Path, old: str, n
     assert found[key].fix
 
 
+def test_an_image_may_be_pinned_by_its_digest(inventory: Path) -> None:
+    edit(inventory / FILE, "medllm:32b-v1.0", f"medllm:32b-v1.0@sha256:{'0a' * 32}")
+    assert load_site(inventory).kubernetes.image.endswith("0a")
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [
+        ("registry.internal/medllm:32b-v1.0", "registry.internal/medllm:1@sha256:0a"),
         ("registry.internal/medllm:32b-v1.0", "medllm:32b-v1.0"),
         ("registry.internal/medllm:32b-v1.0", "registry.internal/medllm"),
         ("registry.internal/medllm:32b-v1.0", "registry.internal/medllm:1 --privileged"),
