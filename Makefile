@@ -15,7 +15,7 @@ export UV_COMPILE_BYTECODE := 1
 export DS_BUILD_OPS := 0
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help venv system lab test test-all check lint types unit clean rehearse
+.PHONY: help venv system lab test test-all check lint types unit clean rehearse pulumi-up
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,13 @@ test-all: system ## Everything, repeated; the report goes to benchmarks/results/
 
 rehearse: system ## Train again on the running lab and prove the restore
 	$(BIN)/medllm lab run --from training
+
+pulumi-up: system ## The Kubernetes column on the lab: control plane, kubelets, `pulumi up` (builds its tools once, 25 min)
+	$(BIN)/medllm lab up
+	$(BIN)/medllm lab kubernetes up
+	$(BIN)/medllm site export -i inventory/lab -o pulumi/site-lab.json
+	mkdir -p pulumi/state
+	eval "$$($(BIN)/medllm lab kubernetes env)"; cd pulumi; pulumi stack select --create lab; pulumi up --yes --non-interactive
 
 clean: ## Take the lab down and remove what was built here (the cache stays)
 	-[ ! -x $(BIN)/medllm ] || $(BIN)/medllm lab down --purge

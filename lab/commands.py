@@ -19,9 +19,11 @@ from cli.options import Json
 from lab import cluster, faults
 from lab.faults import FAULTS
 from lab.host import LabError, lab_lock
+from lab.kubernetes.commands import app as kubernetes_app
 from lab.nodes import ssh_command
 
 app = typer.Typer(help="The embedded cluster on this machine.", no_args_is_help=True, add_completion=False)
+app.add_typer(kubernetes_app, name="kubernetes")
 Nodes = Annotated[list[str] | None, typer.Argument(metavar="[NODE]...", help="Only these (default: all).")]
 
 

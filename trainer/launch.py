@@ -102,29 +102,41 @@ def make_plan(site: Site, order: Order, launcher: str) -> Plan:
             "give --nodes within that, or set `scheduler: slurm` for more nodes in hosts.yml",
             key="--nodes",
         )
-    # One rank a GPU; on the CPU one rank a node.
-    ranks_per_node = 1 if site.trainer_accelerator == "cpu" else site.gpu.per_node
-    named = "/" not in order.data
-    request = Request(
-        run=order.run,
-        run_directory=Path(site.paths.checkpoints, order.run),
-        data_directory=Path(site.paths.datasets, order.data) if named else Path(order.data),
-        public_key=order.public_key or Path(site.paths.app, PUBLIC_KEY),
-        config=order.config,
-        steps=order.steps,
-        world_size=count * ranks_per_node,
-        accelerator=site.trainer_accelerator,
-        metrics_port=site.ports.trainer,
-    )
-    order.config.batch.accumulation(request.world_size)
+    request = cluster_request(site, order, count, Path(site.paths.datasets), Path(site.paths.checkpoints))
     return Plan(
         "slurm",
         request,
         tuple(host.name for host in candidates),
-        ranks_per_node,
+        ranks_per_node(site),
         order.fresh,
         order.must_resume,
-        job_script(site, request, count, ranks_per_node),
+        job_script(site, request, count, ranks_per_node(site)),
+    )
+
+
+def ranks_per_node(site: Site) -> int:
+    """One rank a GPU; on the CPU one rank a node."""
+    return 1 if site.trainer_accelerator == "cpu" else site.gpu.per_node
+
+
+def cluster_request(site: Site, order: Order, nodes: int, datasets: Path, checkpoints: Path) -> Request:
+    """What the ranks on so many nodes are told; the two directories as these ranks see them.
+
+    Raises:
+        UserError: the global batch can't be shared out.
+    """
+    world_size = nodes * ranks_per_node(site)
+    order.config.batch.accumulation(world_size)
+    return Request(
+        run=order.run,
+        run_directory=checkpoints / order.run,
+        data_directory=datasets / order.data if "/" not in order.data else Path(order.data),
+        public_key=order.public_key or Path(site.paths.app, PUBLIC_KEY),
+        config=order.config,
+        steps=order.steps,
+        world_size=world_size,
+        accelerator=site.trainer_accelerator,
+        metrics_port=site.ports.trainer,
     )
 
 
@@ -151,15 +163,22 @@ def _local_plan(site: Site, order: Order) -> Plan:
     )
 
 
-def rank_environment(threads: int, accelerator: str, interface: str) -> dict[str, str]:
+def rank_environment(threads: int, accelerator: str) -> dict[str, str]:
     """Environment that every rank needs before it imports torch."""
-    return {
-        "OMP_NUM_THREADS": str(threads),
-        "DS_ACCELERATOR": accelerator,
-        "GLOO_SOCKET_IFNAME": interface,
-        "NCCL_SOCKET_IFNAME": interface,
-        "PYTHONUNBUFFERED": "1",
-    }
+    return {"OMP_NUM_THREADS": str(threads), "DS_ACCELERATOR": accelerator, "PYTHONUNBUFFERED": "1"}
+
+
+def interface_environment(interface: str) -> dict[str, str]:
+    """The network interface on which ranks find each other."""
+    return {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface}
+
+
+def fabric_environment(site: Site) -> dict[str, str]:
+    """What NCCL must know of the network between the nodes."""
+    if site.trainer_accelerator != "cuda" or not site.fabric.hcas:
+        return {}
+    # `=`: exactly these; NCCL else takes a name as a prefix (mlx5_1 would match mlx5_10).
+    return {"NCCL_IB_HCA": "=" + ",".join(site.fabric.hcas), "NCCL_IB_TIMEOUT": str(site.fabric.ib_timeout)}
 
 
 def job_script(site: Site, request: Request, nodes: int, ranks_per_node: int) -> str:
@@ -169,13 +188,11 @@ def job_script(site: Site, request: Request, nodes: int, ranks_per_node: int) ->
     dead node sends the whole job back to the queue (--requeue). Refused input (2) is not tried again.
     """
     logs = request.run_directory / "logs"
-    environment = rank_environment(
-        request.config.engine.threads_per_rank, request.accelerator, site.fabric.socket_interface
-    )
-    if request.accelerator == "cuda" and site.fabric.hcas:
-        # `=`: exactly these; NCCL else takes a name as a prefix (mlx5_1 would match mlx5_10).
-        environment["NCCL_IB_HCA"] = "=" + ",".join(site.fabric.hcas)
-        environment["NCCL_IB_TIMEOUT"] = str(site.fabric.ib_timeout)
+    environment = {
+        **rank_environment(request.config.engine.threads_per_rank, request.accelerator),
+        **interface_environment(site.fabric.socket_interface),
+        **fabric_environment(site),
+    }
     exports = "\n".join(f"export {name}={shlex.quote(value)}" for name, value in environment.items())
     python = shlex.quote(f"{site.paths.app}/{TRAINER_PYTHON}")
     return f"""#!/bin/bash

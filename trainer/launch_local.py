@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,7 +13,8 @@ from types import FrameType
 from medllm.errors import Problem, user_error
 from medllm.files import write_atomic
 from trainer.checkpoint.store import published
-from trainer.launch import Ended, Plan, ProgressLine, rank_environment, refused_problems
+from trainer.launch import Ended, Plan, ProgressLine, interface_environment, rank_environment, refused_problems
+from trainer.rank_processes import RankProcesses
 from trainer.run_files import EVALUATIONS, EVENTS, METRICS, read_lines
 from trainer.verify_data import verify
 
@@ -55,50 +55,35 @@ class LocalLauncher:
 
 
 class _Ranks:
-    """One attempt: a process a rank."""
+    """One attempt."""
 
     def __init__(self, plan: Plan, request: Path, logs: Path, attempt: int) -> None:
         self.stopped = False
-        self.logs = [logs / f"rank{rank}-attempt{attempt}.log" for rank in range(plan.request.world_size)]
+        size = plan.request.world_size
+        self.logs = [logs / f"rank{rank}-attempt{attempt}.log" for rank in range(size)]
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         common = {
             **os.environ,
-            **rank_environment(plan.request.config.engine.threads_per_rank, plan.request.accelerator, "lo"),
-            "WORLD_SIZE": str(plan.request.world_size),
-            "LOCAL_WORLD_SIZE": str(plan.request.world_size),
+            **rank_environment(plan.request.config.engine.threads_per_rank, plan.request.accelerator),
+            **interface_environment("lo"),
+            "WORLD_SIZE": str(size),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
         }
-        self.processes: list[subprocess.Popen[bytes]] = []
-        for rank, log in enumerate(self.logs):
-            with log.open("wb") as stream:
-                self.processes.append(
-                    subprocess.Popen(
-                        [sys.executable, "-m", "trainer.worker", "--request", str(request)],
-                        env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                        stdin=subprocess.DEVNULL,
-                        stdout=stream,
-                        stderr=subprocess.STDOUT,
-                        start_new_session=True,
-                    )
-                )
+        self._ranks = RankProcesses(request, common, first=0, count=size, logs=self.logs)
 
     def wait(self, run: Path, progress: ProgressLine) -> int:
         """The first bad exit status (a killed rank's is negative), or 0."""
         previous = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            while any(process.poll() is None for process in self.processes):
-                bad = next((process.returncode for process in self.processes if process.returncode), 0)
-                if bad:
-                    self._end()
-                    return bad
+            while self._ranks.running and not self._ranks.bad:
                 progress.show("training", read_lines(run / METRICS))
                 time.sleep(_POLL_S)
-            return next((process.returncode for process in self.processes if process.returncode), 0)
+            return self._ranks.bad
         finally:
-            self._end()
+            self._ranks.end()
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
@@ -108,13 +93,4 @@ class _Ranks:
 
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
         self.stopped = True
-        for process in self.processes:
-            if process.poll() is None:
-                process.terminate()
-
-    def _end(self) -> None:
-        """Kill what still runs: after a rank's death the others only wait in a collective."""
-        for process in self.processes:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
+        self._ranks.terminate()

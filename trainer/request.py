@@ -1,7 +1,8 @@
-"""What the launcher tells the ranks: one JSON file, checked by both sides."""
+"""What the launcher tells the ranks: one JSON file, checked by both sides; and what their exit statuses tell it."""
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from medllm.errors import user_error
 from trainer.config import TrainConfig
 
+# A rank that broke has any other bad status.
+REFUSED = 2
+STOPPED = 128 + signal.SIGTERM
 RUN_NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 
 

@@ -18,6 +18,7 @@ from medllm.files import write_atomic
 from trainer.config import TrainConfig
 
 METRICS, EVALUATIONS, EVENTS, RUN = "metrics.jsonl", "eval.jsonl", "events.jsonl", "run.json"
+_LOCK = ".lock"
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
@@ -113,6 +114,18 @@ def check_run(directory: Path, config: TrainConfig, manifest_sha256: str, world_
     return True
 
 
+def is_locked(directory: Path) -> bool:
+    """Whether a process somewhere writes this run."""
+    try:
+        with (directory / _LOCK).open("r+b") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 class RunFiles:
     """What rank 0 writes. Holds the run's lock while it lives."""
 
@@ -120,7 +133,7 @@ class RunFiles:
         """Raises UserError when another process trains this run."""
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
-        self._lock = (directory / ".lock").open("w", encoding="ascii")
+        self._lock = (directory / _LOCK).open("w", encoding="ascii")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -1,7 +1,8 @@
 """One rank: `python -m trainer.worker --request FILE`, with its number in the environment (see `Ranks`).
 
 Exits 0 when the asked step is reached or after SIGTERM (a checkpoint is written first), 1 when it broke, 2 when the
-input is refused.
+input is refused. That is for launchers that see all ranks; with --each-tells every rank's status is the whole run's:
+also 2 where rank 0 has said why, and 143 (as of a process that SIGTERM ended) when it stopped before the asked step.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from medllm.errors import Problem, UserError
 from trainer.ranks import Ranks, connect, require_accelerator
-from trainer.request import Request
+from trainer.request import REFUSED, STOPPED, Request
 from trainer.run_files import RunFiles, check_run
 
 _LAST_OUT_S = 1.0
@@ -26,17 +27,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one rank; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m trainer.worker", description=__doc__)
     parser.add_argument("--request", type=Path, required=True, help="the file that `medllm train` wrote")
+    parser.add_argument("--each-tells", action="store_true", help="exit with the status of the whole run")
     options = parser.parse_args(arguments)
     try:
         request = Request.read(options.request)
-        return _work(request, Ranks.from_environment())
+        ranks = Ranks.from_environment()
+        status = _work(request, ranks)
     except UserError as error:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr, flush=True)
-        return 2
+        return REFUSED
+    if not options.each_tells and (status == STOPPED or (status == REFUSED and ranks.rank)):
+        # A bad status makes such a launcher kill the rest; rank 0 speaks for all.
+        return 0
+    return status
 
 
 def _work(request: Request, ranks: Ranks) -> int:
+    """Status of the run, the same on all ranks unless this one breaks."""
     require_accelerator(request.accelerator)
     connect(ranks, request.accelerator, request.config.engine.collective_timeout_s)
 
@@ -78,7 +86,7 @@ def _work(request: Request, ranks: Ranks) -> int:
             trainer.restore()
         except UserError as error:
             return _refuse(error.problems, ranks, files)
-        trainer.train(request.steps)
+        finished = trainer.train(request.steps)
         ranks.barrier()
     except Exception as error:
         if files:
@@ -93,19 +101,18 @@ def _work(request: Request, ranks: Ranks) -> int:
             metrics.close()
         if files:
             files.close()
-    return 0
+    return 0 if finished else STOPPED
 
 
 def _refuse(problems: tuple[Problem, ...], ranks: Ranks, files: RunFiles | None) -> int:
-    """Rank 0 speaks for all and leaves last with 2: whoever starts the ranks kills the rest when one ends badly."""
-    if ranks.rank != 0:
-        return 0
-    if files:
-        files.event("refused", 0, reason=problems[0].rule)
-    for problem in problems:
-        print(f"error: {problem}", file=sys.stderr, flush=True)
-    time.sleep(_LAST_OUT_S)
-    return 2
+    """Rank 0 speaks for all and leaves last: whoever starts the ranks may kill the rest when one ends badly."""
+    if ranks.rank == 0:
+        if files:
+            files.event("refused", 0, reason=problems[0].rule)
+        for problem in problems:
+            print(f"error: {problem}", file=sys.stderr, flush=True)
+        time.sleep(_LAST_OUT_S)
+    return REFUSED
 
 
 if __name__ == "__main__":

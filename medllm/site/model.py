@@ -173,6 +173,70 @@ class Container(Strict):
     smoke_image_archive_url: Url
 
 
+class KubernetesVolume(Strict):
+    """`storage_class`: a class of the cluster, or `node`: the site's own directory, as each node has it."""
+
+    storage_class: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
+    size_gib: Annotated[int, Field(ge=1, le=10_485_760)]
+
+
+class KubernetesVolumes(Strict):
+    """What a training or inference pod sees as /data, /checkpoints, /cache, /dicom_input."""
+
+    datasets: KubernetesVolume
+    checkpoints: KubernetesVolume
+    cache: KubernetesVolume
+    dicom_input: KubernetesVolume
+
+
+class KubernetesQuota(Strict):
+    """Upper limits of all that the namespace asks for at once."""
+
+    gpus: Annotated[int, Field(ge=1, le=65536)]
+    cpu: Annotated[int, Field(ge=1, le=1_000_000)]
+    memory_gib: Annotated[int, Field(ge=1, le=10_000_000)]
+    pods: Annotated[int, Field(ge=1, le=100_000)]
+
+
+class KubernetesJob(Strict):
+    """The training Job. `settings` change the configuration as `medllm train --set` does. `cpu`, `memory_gib`,
+    `shm_gib` are a node's; the shared memory counts as memory. `grace_s`: what the ranks get to write a checkpoint
+    before they are killed. `restarts`: how often the run may break (a rank dies; a drained node does not
+    count) before the Job is given up.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,45}[a-z0-9])?$")]
+    run: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
+    config: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+    settings: list[Annotated[str, Field(pattern=r"^[a-z_]+(\.[a-z_]+)+=\S+$")]]
+    dataset: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+    steps: Annotated[int, Field(ge=1, le=1_000_000_000)]
+    cpu: Annotated[int, Field(ge=1, le=4096)]
+    memory_gib: Annotated[int, Field(ge=1, le=65536)]
+    shm_gib: Annotated[int, Field(ge=1, le=65536)]
+    grace_s: Annotated[int, Field(ge=10, le=7200)]
+    restarts: Annotated[int, Field(ge=0, le=10_000)]
+    master_port: Port
+
+
+class Kubernetes(Strict):
+    """What Pulumi puts into a cluster that is there. `user_id`, `group_id` own the run's files: no pod runs as root."""
+
+    namespace: Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$")]
+    gpu_resource: Annotated[str, Field(pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$")]
+    rdma_resource: Annotated[str, Field(pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$")]
+    image: Annotated[
+        str,
+        Field(pattern=r"^[a-z0-9.-]+(:\d+)?(/[a-z0-9._-]+)+:[A-Za-z0-9_][A-Za-z0-9._-]*(@sha256:[0-9a-f]{64})?$"),
+    ]
+    trainer_python: AbsolutePath
+    user_id: Annotated[int, Field(ge=1, le=2_147_483_647)]
+    group_id: Annotated[int, Field(ge=1, le=2_147_483_647)]
+    quota: KubernetesQuota
+    volumes: KubernetesVolumes
+    job: KubernetesJob
+
+
 class Repository(Strict):
     """A vendor's apt repository. Its signing key is either fetched from `key_url` and must then be one of
     `key_fingerprints`, or is `key_file`, a copy on the controller that is trusted as it is (see `validate`).
@@ -239,6 +303,7 @@ class Site(Strict):
     prometheus: Prometheus
     slurm: Slurm
     container: Container
+    kubernetes: Kubernetes
     vendor_repositories: Annotated[list[Repository], Field(min_length=1)]
     hosts: tuple[Host, ...]
     lock: Lock
@@ -253,6 +318,11 @@ class Site(Strict):
     def gpu_nodes(self) -> tuple[Host, ...]:
         """The hosts with GPUs, in the order of the inventory."""
         return self.group("gpu_nodes")
+
+    @property
+    def kubernetes_nodes(self) -> tuple[Host, ...]:
+        """The GPU nodes that Kubernetes schedules; Slurm has the others."""
+        return tuple(host for host in self.gpu_nodes if host.scheduler == "kubernetes")
 
     def group(self, name: str) -> tuple[Host, ...]:
         """The hosts of one group of hosts.yml; empty when there is none."""

@@ -32,6 +32,7 @@ def site_problems(site: Site, locate: Locate) -> list[Problem]:
     _services(site, refuse)
     _repositories(site, refuse)
     _recovery(site, refuse)
+    _kubernetes(site, refuse)
     return problems
 
 
@@ -215,6 +216,57 @@ def _recovery(site: Site, refuse: Refuse) -> None:
             ("recovery", "max_nodes_out"),
             f"with {recovery.max_nodes_out} of {nodes} nodes out nothing is left to train on",
             f"write at most {nodes - 1}",
+        )
+
+
+def _kubernetes(site: Site, refuse: Refuse) -> None:
+    declared = site.kubernetes
+    job, quota, nodes = declared.job, declared.quota, len(site.kubernetes_nodes)
+    # The kubelet, the container runtime and the exporters take the rest; a pod that asks for all fits on no node.
+    for name, asked, there in (
+        ("cpu", job.cpu, site.cpu.logical - 1),
+        ("memory_gib", job.memory_gib, site.memory_gib - 1),
+    ):
+        if asked > there:
+            refuse(
+                ("kubernetes", "job", name),
+                f"a pod of {asked} does not fit on a node, which has {there} to give",
+                f"write at most {there}",
+            )
+    if job.shm_gib >= job.memory_gib:
+        refuse(
+            ("kubernetes", "job", "shm_gib"),
+            f"/dev/shm is memory of the pod: {job.shm_gib} of its {job.memory_gib} GiB leaves none for the ranks",
+            f"write at most {max(job.memory_gib - 1, 1)}, or give the pod more memory",
+        )
+    if job.master_port in {port for _, port in site.ports}:
+        refuse(("kubernetes", "job", "master_port"), f"port {job.master_port} is a service's", "choose another port")
+    wanted = {
+        "gpus": nodes * site.gpu.per_node,
+        "cpu": nodes * job.cpu,
+        "memory_gib": nodes * job.memory_gib,
+        "pods": nodes,
+    }
+    for name, least in wanted.items():
+        if getattr(quota, name) < least:
+            refuse(
+                ("kubernetes", "quota", name),
+                f"the training Job on {nodes} nodes asks for {least}: it would never start",
+                f"write at least {least}",
+            )
+    if declared.namespace == "default" or declared.namespace.startswith("kube-"):
+        refuse(
+            ("kubernetes", "namespace"),
+            f"`{declared.namespace}` is Kubernetes' own: the fence around it would hold its own parts",
+            "name a namespace for this site alone",
+        )
+    if declared.image.endswith(":latest"):
+        refuse(("kubernetes", "image"), "`latest` is another image tomorrow", "name a version")
+    if declared.volumes.dicom_input.storage_class == "node":
+        refuse(
+            ("kubernetes", "volumes", "dicom_input", "storage_class"),
+            "patients' images lie encrypted; a node's directory is not",
+            "name a storage class of the cluster that encrypts",
         )
 
 

@@ -1,0 +1,5 @@
+"""`pulumi up`: see README.md."""
+
+from medllm_k8s.program import main
+
+main()

@@ -1,0 +1,63 @@
+"""What the program declares, under a scanner that others wrote (checkov, in an environment of its own)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from medllm.files import cache_dir
+from tests.unit.test_k8s_program import declared
+
+SCANNERS = Path(__file__).parents[1] / "scanners"
+pytestmark = pytest.mark.timeout(1200)
+
+
+@pytest.fixture(scope="module")
+def checkov() -> Path:
+    """The program, from the scanners' own lock."""
+    digest = hashlib.sha256((SCANNERS / "uv.lock").read_bytes()).hexdigest()[:12]
+    place = cache_dir() / f"scanners-{digest}"
+    environment = {**os.environ, "UV_PROJECT_ENVIRONMENT": str(place)}
+    environment.pop("VIRTUAL_ENV", None)
+    command = [sys.executable, "-m", "uv", "sync", "--quiet", "--frozen", "--project", str(SCANNERS)]
+    subprocess.run(command, env=environment, check=True, timeout=600)
+    return place / "bin" / "checkov"
+
+
+@pytest.mark.parametrize("site", ["h200", "a100_roce"])
+def test_a_scanner_finds_nothing_but_what_is_excepted(checkov: Path, tmp_path: Path, site: str) -> None:
+    yaml = YAML(typ="safe")
+    yaml.default_flow_style = False
+    rendered = [each for each in declared(site) if each["kind"] != "Node" and not each["kind"].endswith("Patch")]
+    for number, each in enumerate(rendered):
+        with (tmp_path / f"{number:02}-{each['kind']}.yaml").open("w") as stream:
+            yaml.dump(each, stream)
+    words = [
+        "--directory",
+        str(tmp_path),
+        "--framework",
+        "kubernetes",
+        "--skip-download",
+        "--quiet",
+        "--output",
+        "json",
+    ]
+    # It exits 1 when it finds something.
+    done = subprocess.run([checkov, *words], capture_output=True, text=True, timeout=600, check=False)
+    answer: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])
+    assert answer["summary"]["resource_count"] >= len(rendered)
+    assert answer["summary"]["parsing_errors"] == 0
+    found = {
+        each["check_id"]: f"{each['check_name']} ({each['resource']})" for each in answer["results"]["failed_checks"]
+    }
+    excepted = YAML(typ="safe").load(SCANNERS / "exceptions.yml") or {}
+    assert {name: text for name, text in found.items() if name not in excepted} == {}
+    assert sorted(excepted.keys() - found.keys()) == [], "these exceptions are not needed"
