@@ -28,6 +28,19 @@ def ours(found: dict[str, Any]) -> dict[str, str]:
     return {key: value for key, value in found["metadata"].get("labels", {}).items() if key in OURS}
 
 
+@pytest.fixture(autouse=True)
+def _empty(admin: Client) -> Iterator[None]:
+    """No node: kubelets of other tests have left theirs."""
+    _remove(admin)
+    yield
+    _remove(admin)
+
+
+def _remove(admin: Client) -> None:
+    for found in admin.get("/api/v1/nodes")["items"]:
+        admin.delete(f"/api/v1/nodes/{found['metadata']['name']}", {})
+
+
 @pytest.fixture
 def kubernetes(program: Program) -> Iterator[Program]:
     """The program of a site whose nodes are all Kubernetes' own; as it was at the end."""
@@ -41,7 +54,7 @@ def kubernetes(program: Program) -> Iterator[Program]:
 
 
 @pytest.fixture
-def joined(admin: Client) -> Iterator[None]:
+def joined(admin: Client) -> None:
     """Nodes with a label and a taint of somebody else's."""
     for name in NODES:
         admin.create(
@@ -51,9 +64,6 @@ def joined(admin: Client) -> Iterator[None]:
                 "spec": {"taints": [{"key": "example.com/burn-in", "effect": "NoSchedule"}]},
             },
         )
-    yield
-    for name in NODES:
-        admin.delete(f"/api/v1/nodes/{name}", {})
 
 
 def test_a_node_that_has_not_joined_is_refused_and_not_made(kubernetes: Program, admin: Client) -> None:

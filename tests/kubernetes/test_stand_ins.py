@@ -6,15 +6,10 @@ import json
 import os
 import re
 import signal
-import subprocess
-import textwrap
 import time
-import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -25,66 +20,9 @@ from lab.pulumi.install import install, pulumi_home
 from lab.pulumi.provider_api import Api, ApiError
 from lab.pulumi.provider_kubeconfig import load
 from lab.pulumi.provider_values import Json
+from tests.kubernetes.pulumi_stack import SECONDS, Stack, counts, error_lines, eventually, own_processes
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
-
-_SECONDS = 600
-_HEAD = """
-import pulumi
-from pulumi import ResourceOptions as Options
-from pulumi_kubernetes.core.v1 import ConfigMap, Namespace, NodePatch, ResourceQuota, Secret
-"""
-
-
-@dataclass(frozen=True)
-class Stack:
-    """One project with one stack, in a folder of its own; `space` is a name for its namespace."""
-
-    folder: Path
-    environment: dict[str, str]
-    space: str = field(default_factory=lambda: f"cli-{uuid.uuid4().hex[:8]}")
-
-    def program(self, text: str) -> None:
-        """Make `text` the program; SPACE in it is the namespace's name."""
-        body = _HEAD + textwrap.dedent(text).replace("SPACE", json.dumps(self.space))
-        (self.folder / "__main__.py").write_text(body)
-
-    def pulumi(self, *arguments: str, status: int | None = 0, **environment: str) -> str:
-        """What `pulumi ARGUMENTS` prints; `status` is the exit status that it must have, None for any but 0."""
-        done = subprocess.run(
-            ["pulumi", *arguments, "--non-interactive"], cwd=self.folder, env=self.environment | environment,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=_SECONDS,
-            check=False,
-        )  # fmt: skip
-        assert done.returncode == status if status is not None else done.returncode != 0, done.stdout
-        return done.stdout
-
-    def up(self, *arguments: str, status: int | None = 0, **environment: str) -> str:
-        return self.pulumi("up", "--yes", "--skip-preview", *arguments, status=status, **environment)
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """`pulumi ARGUMENTS` in a process group of its own, as a shell starts it."""
-        return subprocess.Popen(
-            ["pulumi", *arguments, "--non-interactive"], cwd=self.folder, env=self.environment,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0,
-        )  # fmt: skip
-
-    @property
-    def state_file(self) -> Path:
-        return self.folder / "state" / ".pulumi" / "stacks" / "medllm" / "lab.json"
-
-    def resources(self) -> dict[str, Json]:
-        """The state's resources of Kubernetes, by the name in the program."""
-        deployment = json.loads(self.state_file.read_text())["checkpoint"]["latest"]
-        listed = [item for item in deployment.get("resources") or [] if item["type"].startswith("kubernetes:")]
-        return {item["urn"].rsplit("::", 1)[1]: item for item in listed}
-
-
-def counts(output: str) -> dict[str, int]:
-    """The summary of an operation: {"created": 2, "unchanged": 3}."""
-    summary = output[output.rindex("Resources:") :]
-    found = re.findall(r"^\s+[^\w\s]*\s*(\d+) (?:to )?([a-z]+)", summary, re.MULTILINE)
-    return {word: int(number) for number, word in found}
 
 
 @pytest.fixture(scope="session")
@@ -119,36 +57,13 @@ def stack(cluster: LocalControlPlane, plugins: Path, api: Api, tmp_path: Path) -
     )
     made.pulumi("stack", "init", "lab")
     yield made
-    assert _own_processes(made) == [], "a plugin or a program was left"
+    assert own_processes(made) == [], "a plugin or a program was left"
     space = {"apiVersion": "v1", "kind": "Namespace"}
     try:
         api.delete(space, made.space, "Background")
     except ApiError as error:
         if error.status != 404:
             raise
-
-
-def _own_processes(stack: Stack) -> list[int]:
-    """Processes whose environment names the stack's folder as HOME."""
-    found = []
-    mark = f"HOME={stack.folder}".encode()
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if mark in path.read_bytes().split(b"\0"):
-                found.append(int(path.parent.name))
-        except OSError:
-            continue
-    return found
-
-
-def _eventually(probe: Callable[[], Any], what: str, seconds: float = 120) -> Any:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        found = probe()
-        if found:
-            return found
-        time.sleep(0.2)
-    raise AssertionError(f"not within {seconds} s: {what}")
 
 
 def _item(kind: str, stack: Stack, name: str = "") -> Json:
@@ -362,15 +277,15 @@ def _job(stack: Stack) -> Json:
 def test_control_c_stops_at_once_and_the_state_knows_what_was_made(stack: Stack, api: Api) -> None:
     stack.program(_WAITING)
     running = stack.start("up", "--yes", "--skip-preview")
-    _eventually(lambda: _there(api, _job(stack)), "the Job is there")
+    eventually(lambda: _there(api, _job(stack)), "the Job is there")
     started = time.monotonic()
     os.killpg(running.pid, signal.SIGINT)
-    output, _ = running.communicate(timeout=_SECONDS)
+    output, _ = running.communicate(timeout=SECONDS)
     assert time.monotonic() - started < 60
     assert running.returncode != 0
     assert "cancelled" in output
     assert {"space", "job"} <= set(stack.resources())
-    _eventually(lambda: not _own_processes(stack), "the plugins are gone")
+    eventually(lambda: not own_processes(stack), "the plugins are gone")
     # No lock is left.
     assert counts(stack.pulumi("destroy", "--yes", "--skip-preview"))["deleted"] == 3
 
@@ -378,10 +293,10 @@ def test_control_c_stops_at_once_and_the_state_knows_what_was_made(stack: Stack,
 def test_after_a_kill_the_lock_is_cancelled_and_the_update_goes_on(stack: Stack, api: Api) -> None:
     stack.program(_WAITING)
     running = stack.start("up", "--yes", "--skip-preview")
-    _eventually(lambda: _there(api, _job(stack)), "the Job is there")
+    eventually(lambda: _there(api, _job(stack)), "the Job is there")
     running.kill()
-    running.communicate(timeout=_SECONDS)
-    _eventually(lambda: not _own_processes(stack), "the plugins and the program are gone with the engine")
+    running.communicate(timeout=SECONDS)
+    eventually(lambda: not own_processes(stack), "the plugins and the program are gone with the engine")
     assert "locked" in stack.up(status=None)
     stack.pulumi("cancel", "--yes")
     # The Job was being made when the engine died: only a look at the cluster can tell whether it was.
@@ -391,10 +306,6 @@ def test_after_a_kill_the_lock_is_cancelled_and_the_update_goes_on(stack: Stack,
     assert {"space", "job"} <= set(stack.resources())
     stack.pulumi("destroy", "--yes", "--skip-preview")
     assert _there(api, _job(stack)) is None
-
-
-def _error_lines(output: str) -> list[str]:
-    return [line.strip() for line in output.splitlines() if line.strip().startswith("error:")]
 
 
 def test_without_a_cluster_it_is_one_line_and_the_state_stays(
@@ -413,7 +324,7 @@ def test_without_a_cluster_it_is_one_line_and_the_state_stays(
         (tmp_path / "missing", r"there is no kubeconfig at .*missing\. Fix: set KUBECONFIG"),
     ):
         output = stack.up(status=None, KUBECONFIG=str(kubeconfig))
-        lines = [line for line in _error_lines(output) if "unreachable" in line]
+        lines = [line for line in error_lines(output) if "unreachable" in line]
         assert len(lines) == 1, output
         assert re.search(reason, lines[0]), output
         assert stack.resources() == before
