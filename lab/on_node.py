@@ -39,12 +39,12 @@ def _expected() -> int:
 
 
 def holders(gpu: int) -> list[int]:
-    """Processes that have the GPU's device open, and ranks of a Slurm step that was given the GPU."""
+    """Processes that have the GPU's device open, and those of a Slurm step or a pod that was given the GPU."""
     found = []
     for process in Path("/proc").iterdir():
         if process.name.isdigit() and int(process.name) not in (1, os.getpid()):
             try:
-                if _has_open(process, f"/dev/nvidia{gpu}") or _is_rank_with(process, gpu):
+                if _has_open(process, f"/dev/nvidia{gpu}") or _was_given(process, gpu):
                     found.append(int(process.name))
             except OSError:
                 continue  # it ended meanwhile
@@ -55,9 +55,11 @@ def _has_open(process: Path, device: str) -> bool:
     return any(os.path.realpath(handle) == device for handle in (process / "fd").iterdir())
 
 
-def _is_rank_with(process: Path, gpu: int) -> bool:
+def _was_given(process: Path, gpu: int) -> bool:
     words = (process / "environ").read_bytes().split(b"\0")
     environment = dict(word.decode(errors="replace").partition("=")[::2] for word in words if word)
+    if str(gpu) in environment.get("NVIDIA_VISIBLE_DEVICES", "").split(","):
+        return True
     if "SLURM_PROCID" not in environment or (process / "comm").read_text().startswith("slurmstepd"):
         return False
     given = environment.get("SLURM_STEP_GPUS") or environment.get("SLURM_JOB_GPUS")

@@ -60,8 +60,12 @@ def control_plane_units(plane: ControlPlane, binaries: Mapping[str, Path]) -> di
 def kubelet_unit(directory: Path) -> str:
     """The unit of a node's kubelet, whose package `kubelet/` and configuration `kubelet.json` are in `directory`."""
     command = ["/usr/bin/python3", "-m", "kubelet", f"--config={directory / 'kubelet.json'}"]
-    # Pods outlive a kubelet that ends or is replaced; it finds them again.
-    extra = f"Environment=PYTHONPATH={directory} PYTHONUNBUFFERED=1\nKillMode=process\n"
+    # Pods outlive a kubelet that ends or is replaced; it finds them again. They are processes of this unit: one that is
+    # out of memory must not end the others, and they may do what containers may under the role containerd.
+    extra = (
+        f"Environment=PYTHONPATH={directory} PYTHONUNBUFFERED=1\nKillMode=process\nOOMPolicy=continue\n"
+        "TasksMax=infinity\nLimitMEMLOCK=infinity\nLimitNOFILE=1048576\n"
+    )
     return _UNIT.format(
         description="Kubelet of the lab's Kubernetes",
         after="network.target",
