@@ -43,7 +43,7 @@ check: venv ## Lint, types, unit tests (< 3 min)
 test: system ## The gate: check, then one case of each kind on the lab
 	$(BIN)/python -m tests.gate test
 
-test-all: system ## Everything, repeated; the report goes to benchmarks/results/
+test-all: system ## Everything, repeated (each drill DRILL_RUNS=3 times); the report goes to benchmarks/results/
 	$(BIN)/python -m tests.gate test-all
 
 rehearse: system ## Train again on the running lab and prove the restore

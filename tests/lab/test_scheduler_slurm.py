@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -120,3 +121,34 @@ def test_a_persons_drain_is_left_alone_and_slurms_own_is_ended(mgmt: Remote) -> 
     finally:
         for node in (theirs, slurms):
             mgmt.run(f"scontrol update nodename={node} state=resume", deadline_s=30, sudo=True)
+
+
+@pytest.mark.long
+def test_a_node_given_to_kubernetes_leaves_slurm_but_never_under_a_job(mgmt: Remote, tmp_path: Path) -> None:
+    leaving = NODES[-1]
+    inventory = tmp_path / "inventory"
+    shutil.copytree(ROOT / "inventory", inventory)
+    hosts = inventory / "lab/hosts.yml"
+    before, after = hosts.read_text().split(f"{leaving}:\n")
+    hosts.write_text(f"{before}{leaving}:\n{after.replace('scheduler: slurm', 'scheduler: kubernetes', 1)}")
+    given = ("-i", str(inventory / "lab"))
+    with Remote(next(host for host in SITE.hosts if host.name == leaving)) as node:
+        active = "systemctl is-active slurmd.service || true"
+        try:
+            mgmt.run(f"sbatch -w {leaving} -o /dev/null --wrap 'sleep 600'", deadline_s=30).check()
+            mgmt.run(f"until squeue -h -w {leaving} -t R | grep -q .; do sleep 1; done", deadline_s=60).check()
+            refused = converge(*given)
+            assert refused.returncode != 0
+            assert "Slurm's jobs run here" in refused.stdout
+            assert node.run(active, deadline_s=20).stdout.strip() == "active"
+            mgmt.run(f"scancel -w {leaving} -t R; while squeue -h -w {leaving} | grep -q .; do sleep 1; done",
+                     deadline_s=90).check()  # fmt: skip
+            assert changes(converge(*given)) > 0
+            assert changes(converge(*given)) == 0
+            assert node.run(active, deadline_s=20).stdout.strip() == "inactive"
+            assert leaving not in mgmt.run("sinfo -hN -o %N", deadline_s=20).check().stdout.split()
+        finally:
+            mgmt.run(f"scancel -w {leaving}", deadline_s=30)
+            converge()
+        assert node.run(active, deadline_s=20).stdout.strip() == "active"
+        assert state(mgmt, leaving) == "idle"
