@@ -151,7 +151,7 @@ def converged() -> str:
 
 @pytest.fixture
 def broken(converged: str) -> Iterator[set[str]]:
-    """Everything of BREAKS done to the node at once; the tasks that must change. It is mended, whatever the test finds."""
+    """Everything of BREAKS done to the node at once; the tasks that must change. It ends mended, whatever happens."""
     try:
         for command, _ in BREAKS.values():
             on(NODE, f"set -e\n{command}")

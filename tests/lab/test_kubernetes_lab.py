@@ -108,6 +108,8 @@ def newest_step(run: str) -> int:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    # Nothing of another stack is left in it.
+    medllm("kubernetes", "down")
     medllm("kubernetes", "up")
     prepared = environment.read(mgmt.home(), mgmt.kubeconfig())
     program = lay_out(tmp_path_factory.mktemp("repository"), prepared)
@@ -143,8 +145,8 @@ def test_the_programs_job_trains_on_four_nodes(stack: Stack) -> None:
     until(stack.complete, stack.story)
     assert sorted(pod["spec"]["nodeName"] for pod in stack.pods()) == NODES, "one a node"
     assert newest_step("kubernetes-test") == 8
-    [start, *_] = lines("kubernetes-test", "events.jsonl")
-    assert start["world_size"] == 4
+    told = json.loads(on("mgmt", f"cat {SITE.paths.checkpoints}/kubernetes-test/run.json"))
+    assert (told["world_size"], told["hosts"]) == (4, [f"{JOB}-{index}" for index in range(4)])
     # What ran there was the nodes' own trainer, with all of the GPUs.
     asked = {name: amount for pod in stack.pods() for name, amount in
              pod["spec"]["containers"][0]["resources"]["limits"].items()}  # fmt: skip
