@@ -44,8 +44,7 @@ class Provider(ConfiguredProvider):
                 raise ValueError("patch resources require the `.metadata.name` field to be set")
             proposal = _proposed_name(request)
             provider_inputs.name_if_unnamed(inputs, plain(olds), who.name, request.randomSeed, proposal)
-            if "pulumi.com/waitFor" in provider_inputs.annotations_of(inputs):
-                raise ValueError("the lab's plugin has no `pulumi.com/waitFor`. Fix: install the genuine plugin")
+            provider_await.waited_field(inputs)
             metadata = inputs.get("metadata")
             if isinstance(metadata, dict) and metadata.get("generateName"):
                 raise ValueError("the `.metadata.generateName` field is not supported in Server-Side Apply mode")

@@ -5,6 +5,7 @@ The genuine one watches; this one asks every half second, which a lab's API serv
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +23,8 @@ _POLL_SECONDS = 0.5
 _UNAWAITED_DELETION = frozenset(
     {"Namespace", "Pod", "ReplicationController", "DaemonSet", "Deployment", "StatefulSet", "Job"}
 )
+_WAIT_FOR = "pulumi.com/waitFor"
+_FIELD = re.compile(r"jsonpath=\{((?:\.\w+)+)\}(?:=(.+))?")
 # The kinds whose readiness a refresh looks at too.
 _READ = frozenset({"DaemonSet", "Deployment", "Job", "Pod", "Service", "StatefulSet"})
 
@@ -49,6 +52,25 @@ def skips_await(inputs: Json) -> bool:
     return annotations_of(inputs).get("pulumi.com/skipAwait") == "true"
 
 
+def waited_field(inputs: Json) -> tuple[list[str], str | None] | None:
+    """The field that `pulumi.com/waitFor` names instead of the kind's own rule, and the value it must have; None for
+    any. None when there is no such annotation.
+
+    Raises:
+        ValueError: it is none of the forms that the stand-in knows.
+    """
+    text = annotations_of(inputs).get(_WAIT_FOR)
+    if text is None:
+        return None
+    found = _FIELD.fullmatch(text) if isinstance(text, str) else None
+    if found is None:
+        raise ValueError(
+            f"the lab's plugin knows `{_WAIT_FOR}` as jsonpath={{.field.field}} or jsonpath={{.field}}=VALUE only. "
+            "Fix: install the genuine plugin"
+        )
+    return found[1].strip(".").split("."), found[2]
+
+
 def limit_seconds(inputs: Json, requested: float) -> float:
     """How long to wait: the resource option, else the annotation, else the kind's own limit."""
     text = annotations_of(inputs).get("pulumi.com/timeoutSeconds", "")
@@ -68,12 +90,13 @@ def until_ready(
         NotReadyError: time is over, or it failed, or the operation was cancelled.
         UnreachableError, ApiError: the API server could not be asked.
     """
-    if skips_await(inputs) or live.get("kind") not in _RULES:
+    field = waited_field(inputs)
+    if skips_await(inputs) or (field is None and live.get("kind") not in _RULES):
         return live
     end = time.monotonic() + seconds
     said: tuple[str, ...] = ()
     while True:
-        state = progress(api, live)
+        state = progress(api, live) if field is None else _has_field(live, *field)
         if state.ready:
             return live
         name = named(live)[1]
@@ -91,9 +114,18 @@ def until_ready(
 
 def as_read(api: Api, live: Json, inputs: Json) -> Progress:
     """What a refresh says of the readiness of `live`; raises as `progress` does."""
-    if skips_await(inputs) or live.get("kind") not in _READ:
+    field = waited_field(inputs)
+    if skips_await(inputs) or (field is None and live.get("kind") not in _READ):
         return Progress(ready=True)
-    return progress(api, live)
+    return progress(api, live) if field is None else _has_field(live, *field)
+
+
+def _has_field(live: Json, path: list[str], wanted: str | None) -> Progress:
+    found: object = live
+    for key in path:
+        found = found.get(key) if isinstance(found, dict) else None
+    ready = found is not None if wanted is None else str(found) == wanted
+    return Progress(ready, (f".{'.'.join(path)} is {found if found is not None else 'not there'}",))
 
 
 def until_gone(api: Api, item: Json, name: str, inputs: Json, seconds: float, cancelled: threading.Event) -> None:

@@ -75,6 +75,8 @@ _INTERFACE = "eth0"
 _CONTAINER = "trainer"
 # The other pods have ended by then (`trainer.gang.LOST_S`), and wait for this one's successor.
 _LOST_NODE_S = 30
+# More than the grace that its pods have, for the kubelets and the garbage collector.
+_GONE_S = 120
 # `trainer.pod` gives a sign every few seconds, whatever its ranks do.
 _DEAD_S = 60
 
@@ -112,8 +114,7 @@ class Training(Component):
         )  # fmt: skip
         made = kubernetes.batch.v1.Job(
             "job",
-            # It takes weeks: `pulumi up` does not wait for its end.
-            metadata=metadata(job.name, namespace, _labels(site), {"pulumi.com/skipAwait": "true"}),
+            metadata=metadata(job.name, namespace, _labels(site), _waiting(job.grace_s)),
             spec=JobSpecArgs(
                 completion_mode="Indexed",
                 completions=nodes,
@@ -139,6 +140,17 @@ class Training(Component):
         )
         self.job: pulumi.Output[str] = made.metadata.apply(lambda its: str(its.name))
         self.register_outputs({"job": self.job})
+
+
+def _waiting(grace_s: int) -> dict[str, str]:
+    """It takes weeks: `pulumi up` waits until it is there, not until its end; and until its pods have ended before it
+    makes the next. `skipAwait` would skip that too, and the next Job fails on the old one's name
+    (pulumi/pulumi-kubernetes#3154).
+    """
+    return {
+        "pulumi.com/waitFor": "jsonpath={.metadata.uid}",
+        "pulumi.com/timeoutSeconds": str(grace_s + _GONE_S),
+    }
 
 
 def _request(site: Site) -> Request:

@@ -402,6 +402,17 @@ def test_a_job_is_awaited_until_it_is_complete_unless_skipped(served: Served, ap
     assert skipped.refresh()
 
 
+def test_a_job_that_waits_for_its_uid_is_made_at_once_and_away_before_the_next(
+    served: Served, api: Api, namespace: str
+) -> None:
+    """A skipped wait would not wait for the deletion either (pulumi/pulumi-kubernetes#3154)."""
+    job = Engine(served.stub, "batch/v1:Job")
+    job.create(_job(namespace, **{"pulumi.com/waitFor": "jsonpath={.metadata.uid}"}))
+    assert job.refresh()
+    job.delete()
+    assert _gone(api, _job(namespace))
+
+
 def _gone(api: Api, item: Json) -> bool:
     try:
         api.get(item)

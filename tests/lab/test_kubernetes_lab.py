@@ -199,7 +199,8 @@ def test_down_leaves_nothing_on_the_machines_and_up_joins_all_again(stack: Stack
         units = "systemctl list-unit-files --no-legend 'lab-kube*' 'lab-etcd*'"
         left = on(name, f"ls -d /opt/lab/kubernetes /var/lib/lab-kubelet 2>/dev/null; {units}; true", sudo=True)
         assert not left.strip(), f"{name}: {left}"
-        assert not on(name, "pgrep -f 'kubelet|kube-apiserver|etcd' || true", sudo=True).strip()
+        assert not on(name, "pgrep '^(etcd|kube-)' || true", sudo=True).strip()
+        assert not on(name, "pgrep -f '[m] kubelet' || true", sudo=True).strip()
     again = medllm("kubernetes", "down")
     assert again.returncode == 0
     medllm("kubernetes", "up")

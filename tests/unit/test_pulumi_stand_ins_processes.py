@@ -29,7 +29,7 @@ from pulumi.runtime.proto import language_pb2, language_pb2_grpc, provider_pb2, 
 from lab.pulumi import PLUGIN_VERSION, install
 from lab.pulumi.install import LANGUAGE_HOST, PROVIDER, is_stand_in, pulumi_home
 from lab.pulumi.language_host import plugins_of
-from lab.pulumi.provider_await import limit_seconds, progress, skips_await
+from lab.pulumi.provider_await import limit_seconds, progress, skips_await, waited_field
 from lab.pulumi.provider_kubeconfig import KubeconfigError, load
 from lab.pulumi.provider_values import Json, Secret, encode
 
@@ -349,6 +349,24 @@ def test_how_long_is_waited_and_whether_at_all() -> None:
     assert limit_seconds(inputs, 0) == 600
     assert not skips_await(inputs)
     assert skips_await({"metadata": {"annotations": {"pulumi.com/skipAwait": "true"}}})
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("jsonpath={.metadata.uid}", (["metadata", "uid"], None)),
+        ("jsonpath={.status.phase}=Bound", (["status", "phase"], "Bound")),
+    ],
+)
+def test_a_field_may_be_waited_for_instead(text: str, field: tuple[list[str], str | None]) -> None:
+    assert waited_field({"metadata": {"annotations": {"pulumi.com/waitFor": text}}}) == field
+    assert waited_field({"metadata": {}}) is None
+
+
+@pytest.mark.parametrize("text", ["condition=Ready", "jsonpath={.a[0]}", "jsonpath={.a}=", '["jsonpath={.a}"]', "", 1])
+def test_what_the_stand_in_can_not_wait_for_is_refused(text: object) -> None:
+    with pytest.raises(ValueError, match="genuine plugin"):
+        waited_field({"metadata": {"annotations": {"pulumi.com/waitFor": text}}})
 
 
 def _program(path: Path, text: str = "#!/bin/sh\n# genuine\n") -> Path:
