@@ -54,8 +54,9 @@ pulumi-up: system ## The Kubernetes column on the lab: control plane, kubelets, 
 	$(BIN)/medllm lab kubernetes up
 	$(BIN)/medllm site export -i inventory/lab -o pulumi/site-lab.json
 	mkdir -p pulumi/state
-	eval "$$($(BIN)/medllm lab kubernetes env)"; cd pulumi; pulumi stack select --create lab; pulumi up --yes --non-interactive
+	eval "$$($(BIN)/medllm lab kubernetes env)"; cd pulumi; pulumi stack select --create lab; pulumi up --refresh --yes --non-interactive
 
 clean: ## Take the lab down and remove what was built here (the cache stays)
 	-[ ! -x $(BIN)/medllm ] || $(BIN)/medllm lab down --purge
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist *.egg-info pulumi/state
+	sed -i '/^encryptionsalt:/d' pulumi/Pulumi.lab.yaml

@@ -56,9 +56,7 @@ def up() -> None:
 
 @app.command()
 def down(
-    purge: Annotated[
-        bool, typer.Option("--purge", help="Delete identities, Pulumi's home and the passphrase of its state too.")
-    ] = False,
+    purge: Annotated[bool, typer.Option("--purge", help="Delete identities and Pulumi's home too.")] = False,
 ) -> None:
     """Take Kubernetes off the machines, with all pods and everything it stored."""
     from lab.kubernetes import mgmt
@@ -97,6 +95,6 @@ def env(
     """Print what a shell needs for pulumi and kubectl: eval "$(medllm lab kubernetes env)"."""
     if person not in users.PEOPLE:
         raise user_error(f"nobody is called {person!r} here", f"use one of: {', '.join(users.PEOPLE)}")
-    from lab.kubernetes import environment, mgmt
+    from lab.kubernetes import mgmt
 
-    print(environment.read(mgmt.home(), mgmt.kubeconfig(person)).shell())
+    print(mgmt.prepared(person).shell())

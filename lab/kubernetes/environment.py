@@ -14,24 +14,22 @@ from medllm.errors import user_error
 from medllm.files import write_atomic
 
 _PLUGINS = "pulumi"
-_PASSPHRASE = "passphrase"
 
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """`directory` is where `prepare` laid it out; `kubeconfig` says who acts, and where."""
+    """`directory` is where `prepare` laid it out; `kubeconfig` says who acts, and where; `passphrase_file` has what
+    Pulumi's state is encrypted with.
+    """
 
     directory: Path
     kubeconfig: Path
+    passphrase_file: Path
 
     @property
     def programs(self) -> Path:
         """pulumi with its plugins, and kubectl."""
         return self.directory / _PLUGINS / "bin"
-
-    @property
-    def passphrase_file(self) -> Path:
-        return self.directory / _PASSPHRASE
 
     def variables(self) -> dict[str, str]:
         """All but PATH."""
@@ -55,29 +53,30 @@ class Environment:
         return "\n".join([f'export PATH={shlex.quote(str(self.programs))}:"$PATH"', *lines])
 
 
-def prepare(directory: Path, kubeconfig: Path, binaries: Mapping[str, Path]) -> Environment:
+def prepare(directory: Path, kubeconfig: Path, passphrase_file: Path, binaries: Mapping[str, Path]) -> Environment:
     """Lay out programs and plugins in `directory`, and a passphrase where there is none: state that is encrypted with
     the one that is there can't be read with another.
 
     `binaries` maps `pulumi` and `kubectl` to files.
     """
-    made = Environment(directory, kubeconfig)
+    made = Environment(directory, kubeconfig, passphrase_file)
     install(directory / _PLUGINS, binaries["pulumi"])
     link = made.programs / "kubectl"
     link.unlink(missing_ok=True)
     link.symlink_to(binaries["kubectl"])
-    if not made.passphrase_file.exists():
-        write_atomic(made.passphrase_file, secrets.token_urlsafe(24) + "\n", mode=0o600)
+    if not passphrase_file.exists():
+        passphrase_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomic(passphrase_file, secrets.token_urlsafe(24) + "\n", mode=0o600)
     return made
 
 
-def read(directory: Path, kubeconfig: Path) -> Environment:
+def read(directory: Path, kubeconfig: Path, passphrase_file: Path) -> Environment:
     """The environment that `prepare` laid out.
 
     Raises:
         UserError: it did not.
     """
-    found = Environment(directory, kubeconfig)
-    if not (found.programs / "pulumi").exists() or not found.passphrase_file.exists() or not kubeconfig.exists():
+    found = Environment(directory, kubeconfig, passphrase_file)
+    if not (found.programs / "pulumi").exists() or not passphrase_file.exists() or not kubeconfig.exists():
         raise user_error("the lab has no Kubernetes", "medllm lab kubernetes up")
     return found

@@ -19,6 +19,7 @@ from lab.kubernetes.arguments import COMPONENTS, ControlPlane
 from lab.kubernetes.kubelet.client import ApiError, Client, Unreachable
 from lab.layout import BY_NAME, NODES, Node, hardware_file, lab_dir
 from medllm.errors import user_error
+from medllm.files import state_dir
 from medllm.site import Site, load_site
 
 MGMT = BY_NAME["mgmt"]
@@ -61,8 +62,22 @@ class Status:
 
 
 def home() -> Path:
-    """Certificates, kubeconfigs, Pulumi's home and passphrase, on this machine."""
+    """Certificates, kubeconfigs, Pulumi's home, on this machine."""
     return lab_dir() / "kubernetes"
+
+
+def prepared(person: str = users.ADMIN) -> environment.Environment:
+    """What a shell of that person needs.
+
+    Raises:
+        UserError: Kubernetes was never brought up here.
+    """
+    return environment.read(home(), kubeconfig(person), _passphrase_file())
+
+
+def _passphrase_file() -> Path:
+    """Not the lab's: the state of a clone's stacks, which it opens, outlives labs."""
+    return state_dir() / "keys" / "pulumi.passphrase"
 
 
 def up(report: Callable[[str], None]) -> None:
@@ -76,7 +91,7 @@ def up(report: Callable[[str], None]) -> None:
     site = load_site(_SITE)
     binaries = build.ensure([*COMPONENTS, "pulumi", "kubectl"], report)
     signer = _credentials()
-    environment.prepare(home(), kubeconfig(), binaries)
+    environment.prepare(home(), kubeconfig(), _passphrase_file(), binaries)
     with _journal_of(MGMT, *map(units.unit_name, COMPONENTS)):
         report(f"control plane {deploy.bring(MGMT, _control_plane(binaries))}")
         probe.wait("the API server", lambda: probe.not_ready(PLANE.server, authority()), READY_S)
@@ -94,7 +109,7 @@ def up(report: Callable[[str], None]) -> None:
 
 
 def down(report: Callable[[str], None], *, purge: bool) -> None:
-    """Take Kubernetes and its pods off the machines; with `purge` also identities, Pulumi's home and passphrase.
+    """Take Kubernetes and its pods off the machines; with `purge` also identities and Pulumi's home.
 
     Raises:
         LabError: a machine that is switched off could not be cleaned, or a step failed.

@@ -49,7 +49,8 @@ def namespace(admin: Client) -> Iterator[str]:
 def program(cluster: LocalControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Program:
     """The repository's Pulumi program, applied; who changes it or the cluster sets it right again."""
     binaries = build.ensure(["pulumi", "kubectl"], print)
-    prepared = environment.prepare(tmp_path_factory.mktemp("environment"), cluster.kubeconfig(), binaries)
+    directory = tmp_path_factory.mktemp("environment")
+    prepared = environment.prepare(directory, cluster.kubeconfig(), directory / "passphrase", binaries)
     made = lay_out(tmp_path_factory.mktemp("repository"), prepared)
     made.up()
     return made

@@ -68,7 +68,9 @@ def measure(rounds: int, directory: Path) -> Json:
     with LocalControlPlane(binaries, directory / "cluster") as plane:
         start_s = round(time.monotonic() - begin, 2)
         with LocalNodes(plane, directory / "nodes", nodes, images={}):
-            prepared = environment.prepare(directory / "environment", plane.kubeconfig(), binaries)
+            prepared = environment.prepare(
+                directory / "environment", plane.kubeconfig(), directory / "passphrase", binaries
+            )
             program = lay_out(directory / "repository", prepared)
             program.declare("hosts.yml", lambda text: text.replace("scheduler: slurm", "scheduler: kubernetes"))
             done = [one_round(program) for _ in range(rounds)]

@@ -92,7 +92,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             LocalControlPlane(binaries, tmp_path_factory.mktemp("cluster")) as plane,
             LocalNodes(plane, tmp_path_factory.mktemp("nodes"), NODES, images={IMAGE: "host"}) as nodes,
         ):
-            prepared = environment.prepare(tmp_path_factory.mktemp("environment"), plane.kubeconfig(), binaries)
+            directory = tmp_path_factory.mktemp("environment")
+            prepared = environment.prepare(directory, plane.kubeconfig(), directory / "passphrase", binaries)
             program = lay_out(tmp_path_factory.mktemp("repository"), prepared)
             declare_storage(program, storage)
             yield Cluster(program, Client(plane.kubeconfig()), nodes, storage)

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from lab.kubernetes import environment, mgmt
+from lab.kubernetes import mgmt
 from lab.kubernetes.kubelet.client import Client
 from medllm.remote import Remote
 from medllm.site import load_site
@@ -111,8 +111,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     # Nothing of another stack is left in it.
     medllm("kubernetes", "down")
     medllm("kubernetes", "up")
-    prepared = environment.read(mgmt.home(), mgmt.kubeconfig())
-    program = lay_out(tmp_path_factory.mktemp("repository"), prepared)
+    program = lay_out(tmp_path_factory.mktemp("repository"), mgmt.prepared())
     program.declare("hosts.yml", lambda text: text.replace("scheduler: slurm", "scheduler: kubernetes"))
     try:
         yield Stack(program, Client(mgmt.kubeconfig()))

@@ -117,7 +117,7 @@ def test_a_node_without_a_fabric_offers_none() -> None:
 
 def test_a_shell_takes_the_lines_as_they_are_meant(tmp_path: Path) -> None:
     directory = tmp_path / "a person's $(touch home)"
-    made = Environment(directory, directory / "admin.kubeconfig")
+    made = Environment(directory, directory / "admin.kubeconfig", directory / "passphrase")
     wanted = ["PATH", *made.variables()]
     script = f'eval "$1"; for name in {" ".join(wanted)}; do printenv "$name"; done'
     done = subprocess.run(
@@ -134,20 +134,20 @@ def test_a_passphrase_is_made_once_and_is_its_owners(tmp_path: Path) -> None:
     for program in programs.values():
         program.write_bytes(b"#!/bin/sh\n")
         program.chmod(0o755)
-    kubeconfig = tmp_path / "admin.kubeconfig"
+    kubeconfig, passphrase = tmp_path / "admin.kubeconfig", tmp_path / "keys" / "passphrase"
     with pytest.raises(UserError, match="medllm lab kubernetes up"):
-        environment.read(tmp_path / "home", kubeconfig)
-    made = environment.prepare(tmp_path / "home", kubeconfig, programs)
-    phrase = made.passphrase_file.read_text()
+        environment.read(tmp_path / "home", kubeconfig, passphrase)
+    made = environment.prepare(tmp_path / "home", kubeconfig, passphrase, programs)
+    phrase = passphrase.read_text()
     assert len(phrase.strip()) >= 32
-    assert made.passphrase_file.stat().st_mode & 0o777 == 0o600
-    environment.prepare(tmp_path / "home", kubeconfig, programs)
-    assert made.passphrase_file.read_text() == phrase
+    assert passphrase.stat().st_mode & 0o777 == 0o600
+    environment.prepare(tmp_path / "home", kubeconfig, passphrase, programs)
+    assert passphrase.read_text() == phrase
     assert sorted(path.name for path in made.programs.iterdir()) == ["kubectl", "pulumi", "pulumi-language-python"]
     with pytest.raises(UserError, match="medllm lab kubernetes up"):
-        environment.read(tmp_path / "home", kubeconfig)
+        environment.read(tmp_path / "home", kubeconfig, passphrase)
     kubeconfig.touch()
-    assert environment.read(tmp_path / "home", kubeconfig) == made
+    assert environment.read(tmp_path / "home", kubeconfig, passphrase) == made
 
 
 @pytest.mark.parametrize(
