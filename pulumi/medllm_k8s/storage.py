@@ -87,8 +87,8 @@ class Storage(Component):
             spec=PersistentVolumeSpecArgs(
                 capacity={"storage": size},
                 access_modes=[_EVERYONE_WRITES],
+                # No class: the API server drops an empty one, and each refresh would find it missing.
                 persistent_volume_reclaim_policy="Retain",
-                storage_class_name="",
                 volume_mode="Filesystem",
                 local=LocalVolumeSourceArgs(path=path),
                 node_affinity=VolumeNodeAffinityArgs(
