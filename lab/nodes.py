@@ -167,7 +167,8 @@ def wait_ready(node: Node, deadline: float) -> None:
         raise LabError(f"{node.name}: systemd is {state or 'silent'}")
     if state == "degraded":
         failed = run(ssh_command(node, "systemctl --failed --plain --no-legend"), timeout=20, check=False).stdout
-        raise LabError(f"{node.name}: units failed at boot; `medllm lab reset {node.name}` makes it anew: {failed.strip()}")
+        way_out = f"`medllm lab reset {node.name}` makes it anew"
+        raise LabError(f"{node.name}: units failed at boot, {way_out}: {failed.strip()}")
 
 
 def _ssh_open(node: Node) -> bool:
