@@ -20,6 +20,7 @@ _TAKEN_OVER = (
     ("kubectl", "Apply"), ("kubectl", "Update"), ("before-first-apply", "Update"), (MANAGER, "Update"),
     ("pulumi-resource-kubernetes", "Update"),
 )  # fmt: skip
+_TRIES = 5
 
 
 def update(
@@ -37,7 +38,7 @@ def update(
         UnreachableError, NoSuchKindError: it could not be asked.
     """
     if not patch and not dry_run:
-        live = _take_over(api, live, manager)
+        live = _taken_over(api, live, manager)
     wanted = _without_ignored(inputs, live, manager, ignored)
     managers = (live.get("metadata") or {}).get("managedFields") or []
     if dry_run and any(entry.get("operation") == "Update" and entry.get("manager") == MANAGER for entry in managers):
@@ -71,6 +72,18 @@ def explained(error: ApiError, manager: str) -> ApiError:
         f'The resource managed by field manager "{manager}" had an apply conflict: {error}'
     )
     return ApiError(error.status, {"message": text, "reason": error.reason, "details": error.details})
+
+
+def _taken_over(api: Api, live: Json, manager: str) -> Json:
+    """`live` after `_take_over`; again when a controller wrote to it in between."""
+    for _ in range(_TRIES - 1):
+        try:
+            return _take_over(api, live, manager)
+        except ApiError as error:
+            if error.status != 409:
+                raise
+            live = api.get(live)
+    return _take_over(api, live, manager)
 
 
 def _take_over(api: Api, live: Json, manager: str) -> Json:

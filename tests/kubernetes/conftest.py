@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,6 +42,11 @@ def namespace(admin: Client) -> Iterator[str]:
     """An empty namespace that goes with everything in it."""
     name = f"test-{secrets.token_hex(4)}"
     admin.create("/api/v1/namespaces", {"metadata": {"name": name}})
+    # The controller manager gives it an account a little later; no pod is let in before.
+    end = time.monotonic() + 60
+    while not admin.get(f"/api/v1/namespaces/{name}/serviceaccounts")["items"]:
+        assert time.monotonic() < end, "the namespace gets no account"
+        time.sleep(0.1)
     yield name
     admin.delete(f"/api/v1/namespaces/{name}", {})
 
