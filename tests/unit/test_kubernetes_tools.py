@@ -152,7 +152,8 @@ def test_an_interrupted_build_ends_its_compilers_and_leaves_nothing(
     # Whatever a shell gave these tests: what it starts in the background ignores SIGINT.
     command = subprocess.Popen(
         ["env", "--default-signal=INT,TERM", sys.executable, "-m", "lab.kubernetes.build", "etcd"],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=Path(__file__).parents[2], env={**os.environ, "PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=Path(__file__).parents[2],
+        env={**os.environ, "PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"},
     )  # fmt: skip
     until(began.exists)
     processes = [int(word) for word in began.read_text().split()]
