@@ -14,7 +14,10 @@ from lab.kubernetes.local import LocalControlPlane
 from lab.kubernetes.local_nodes import LocalNodes
 from tests.kubernetes.kubelet_pods import IMAGE, Json, Pods, conditions, shell, state
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces and mounts need root")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(os.geteuid() != 0, reason="namespaces and mounts need root"),
+]
 
 
 @pytest.fixture(scope="module")

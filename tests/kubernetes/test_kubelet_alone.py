@@ -19,7 +19,10 @@ from lab.kubernetes.kubelet.record import Record
 from lab.kubernetes.kubelet.runtime import Attempt, Runtime
 from tests.unit.test_kubelet_container import CONFIG
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces and mounts need root")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(os.geteuid() != 0, reason="namespaces and mounts need root"),
+]
 
 
 def launch(log: Path, *argv: str) -> Launch:

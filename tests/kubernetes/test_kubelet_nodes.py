@@ -15,7 +15,10 @@ from lab.kubernetes.local import LocalControlPlane
 from lab.kubernetes.local_nodes import LocalNode, LocalNodes
 from tests.kubernetes.kubelet_pods import IMAGE, Json, Pods, conditions, shell, state
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces and mounts need root")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(os.geteuid() != 0, reason="namespaces and mounts need root"),
+]
 
 NAMES = ["node1", "node2", "node3", "node4"]
 FOREVER = "while :; do sleep 0.1; done"

@@ -89,7 +89,7 @@ def test_the_job_gets_every_gpu_of_four_nodes_and_nothing_else_does(declared: Pr
         events = admin.get(f"/api/v1/namespaces/{NAMESPACE}/events")["items"]
         return [each["message"] for each in events if each["involvedObject"]["name"] == "another"]
 
-    eventually(lambda: any("exceeded quota: " in message for message in said()), said)
+    eventually(lambda: any("exceeded quota: medllm, requested: " in message for message in said()), said)
     assert bound(admin) == NODES
     admin.delete(f"{path}/another", {})
 

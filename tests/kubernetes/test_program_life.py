@@ -38,6 +38,7 @@ def test_a_second_up_changes_nothing(program: Program) -> None:
     assert rights(program) == []
 
 
+@pytest.mark.long
 def test_drift_is_shown_and_repaired(program: Program) -> None:
     add = '[{"op": "add", "path": "/rules/0/verbs/-", "value": "deletecollection"}]'
     program.kubectl("patch", "role", "medllm-data-scientist", "-n", NAMESPACE, "--type=json", "-p", add)
@@ -58,6 +59,7 @@ def test_drift_is_shown_and_repaired(program: Program) -> None:
     assert set(counts(program.up())) == {"unchanged"}
 
 
+@pytest.mark.long
 def test_a_right_given_beside_the_program_is_found(program: Program) -> None:
     """Nothing that Pulumi made has changed: no refresh shows it."""
     program.kubectl(
@@ -69,6 +71,7 @@ def test_a_right_given_beside_the_program_is_found(program: Program) -> None:
         program.kubectl("delete", "rolebinding", "favour", "-n", NAMESPACE)
 
 
+@pytest.mark.long
 def test_a_changed_site_changes_what_it_says_and_no_more(program: Program) -> None:
     program.declare(SITE, lambda text: text.replace("pods: 40", "pods: 41"))
     try:
@@ -81,6 +84,7 @@ def test_a_changed_site_changes_what_it_says_and_no_more(program: Program) -> No
         program.up()
 
 
+@pytest.mark.long
 def test_what_somebody_else_holds_is_not_taken_by_force(program: Program) -> None:
     """Server-side apply: a conflict is told with who holds the field; nothing is overwritten."""
     name = ["apply", "--server-side", "--field-manager=somebody"]
@@ -103,6 +107,7 @@ def test_what_somebody_else_holds_is_not_taken_by_force(program: Program) -> Non
     assert program.object("resourcequota", "medllm")["spec"]["hard"]["pods"] == "40"
 
 
+@pytest.mark.long
 def test_where_data_lie_is_not_changed_under_them(program: Program) -> None:
     """A volume's source can't be changed; replacing it is refused, for the volume is protected."""
     before = program.object("persistentvolume", f"{NAMESPACE}-lustre-pvc")["spec"]
@@ -119,6 +124,7 @@ def test_where_data_lie_is_not_changed_under_them(program: Program) -> None:
     assert set(counts(program.up())) == {"unchanged"}
 
 
+@pytest.mark.long
 def test_protected_claims_refuse_to_go(program: Program) -> None:
     said = program.run("destroy", "--yes", "--skip-preview", status=None)
     assert "protect" in said
@@ -138,6 +144,7 @@ def refused(program: Program, *arguments: str, **changed: str) -> str:
     return lines[0]
 
 
+@pytest.mark.long
 def test_a_site_that_was_not_exported_is_refused(program: Program) -> None:
     program.export_file.rename(program.folder / "aside")
     try:
@@ -148,6 +155,7 @@ def test_a_site_that_was_not_exported_is_refused(program: Program) -> None:
     assert "medllm site export -i" in line
 
 
+@pytest.mark.long
 def test_an_export_older_than_the_inventory_is_refused(program: Program) -> None:
     path = program.inventory / SITE
     text = path.read_text()
@@ -160,6 +168,7 @@ def test_an_export_older_than_the_inventory_is_refused(program: Program) -> None
     assert "medllm site export -i" in line
 
 
+@pytest.mark.long
 def test_an_export_that_was_edited_is_refused(program: Program) -> None:
     text = program.export_file.read_text()
     program.export_file.write_text(text.replace('"pods": 40', '"pods": 4000'))
@@ -170,6 +179,7 @@ def test_an_export_that_was_edited_is_refused(program: Program) -> None:
     assert "its hash does not fit" in line
 
 
+@pytest.mark.long
 def test_another_sites_stack_is_refused(program: Program) -> None:
     settings = program.folder / "Pulumi.lab.yaml"
     text = settings.read_text()
@@ -181,6 +191,7 @@ def test_another_sites_stack_is_refused(program: Program) -> None:
     assert "pulumi stack select h200" in line
 
 
+@pytest.mark.long
 def test_an_api_server_that_does_not_answer_is_told(program: Program, cluster: LocalControlPlane) -> None:
     cluster.stop("kube-apiserver")
     try:
@@ -194,6 +205,7 @@ def test_an_api_server_that_does_not_answer_is_told(program: Program, cluster: L
     assert set(counts(program.up())) == {"unchanged"}
 
 
+@pytest.mark.long
 def test_an_expired_certificate_is_told(program: Program, cluster: LocalControlPlane, tmp_path: Path) -> None:
     old = cluster.issue(tmp_path / "old", Identity("kubernetes-admin", ("system:masters",)), -timedelta(days=1))
     program.declare(SITE, lambda text: text.replace("pods: 40", "pods: 44"))
@@ -207,6 +219,7 @@ def test_an_expired_certificate_is_told(program: Program, cluster: LocalControlP
     program.up()
 
 
+@pytest.mark.long
 def test_without_the_passphrase_nothing_is_done(program: Program) -> None:
     before = resources(program)
     said = program.up(status=None, PULUMI_CONFIG_PASSPHRASE_FILE="/dev/null", PULUMI_CONFIG_PASSPHRASE="")
@@ -214,6 +227,7 @@ def test_without_the_passphrase_nothing_is_done(program: Program) -> None:
     assert resources(program) == before
 
 
+@pytest.mark.long
 def test_taken_away_the_data_stay_and_a_broken_up_is_gone_on_with(program: Program) -> None:
     program.run("state", "unprotect", "--all", "--yes")
     program.run("destroy", "--yes", "--skip-preview")

@@ -10,7 +10,7 @@ import pytest
 from lab.kubernetes.kubelet.client import ApiError, Client
 from tests.kubernetes.program import Program, counts, told
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 NODES = ("node1", "node2", "node3", "node4")
 OURS = {"accelerator", "medllm.io/scheduler", "topology.kubernetes.io/zone"}
 

@@ -13,7 +13,7 @@ from lab.kubernetes.kubelet.client import ApiError, Client
 from lab.kubernetes.local import LocalControlPlane
 from tests.kubernetes.program import NAMESPACE, Program, counts
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 PASSWORD = "correct-horse-battery"
 AUTH = json.dumps({"auths": {"registry.internal": {"username": "puller", "password": PASSWORD}}})
 KEY = "registryAuth"

@@ -22,7 +22,7 @@ from lab.pulumi.provider_kubeconfig import load
 from lab.pulumi.provider_values import Json
 from tests.kubernetes.pulumi_stack import SECONDS, Stack, counts, error_lines, eventually, own_processes
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ from lab.pulumi.provider_values import UNKNOWN, Json, Secret, encode, plain
 from lab.pulumi.serve import new_server
 from tests.kubernetes.pulumi_engine import Engine, PartlyError
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")
