@@ -115,7 +115,8 @@ def lay_out_storage(storage: Path) -> list[Path]:
     shutil.move(key, storage / "app/keys/data.pub")
     bound = []
     for source, name in ((REPOSITORY, "app/source"), (sysconfig.get_path("purelib"), "app/packages")):
-        subprocess.run(["mount", "--rbind", source, storage / name], check=True, timeout=60)
+        # Read-only: a test that is killed leaves the mount, and a later `rm -r` would go through it into this tree.
+        subprocess.run(["mount", "--bind", "-o", "ro", source, storage / name], check=True, timeout=60)
         bound.append(storage / name)
     python = storage / "app/trainer/current/python"
     python.write_text(
