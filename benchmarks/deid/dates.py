@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import calendar
 import random
 from datetime import date as day_of
 from datetime import timedelta
 
-_MONTHS = "January February March April May June July August September October November December".split()
+_MONTHS = tuple(calendar.month_name[1:])
 _TENS = "〇一二三四五六七八九"
 
 

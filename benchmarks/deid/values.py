@@ -11,7 +11,7 @@ from benchmarks.deid.checks import cn_id_check, luhn_check
 from benchmarks.deid.dates import date
 
 Maker = Callable[[random.Random, str], str]
-_ONES = "one two three four five six seven eight nine".split()
+_ONES = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
 def shape(rng: random.Random, *patterns: str) -> str:
@@ -172,7 +172,9 @@ def address(rng: random.Random, language: str) -> str:
         unit = rng.choice(("", "", " #12", ", Apt 3F", " Ste 410", ", Unit B"))
         return f"{street}{unit}, {rng.choice(pools.EN_TOWNS)}"
     place = rng.choice(pools.ZH_CITIES) + rng.choice(pools.ZH_ROADS)
-    return place + shape(rng, "%#号", "%##号%栋%单元%0%室", "%#号院%号楼%#0%", "% 号附 % 号", "%##号花园大厦B座%#0%", "%#弄%#号%0%室")
+    return place + shape(
+        rng, "%#号", "%##号%栋%单元%0%室", "%#号院%号楼%#0%", "% 号附 % 号", "%##号花园大厦B座%#0%", "%#弄%#号%0%室"
+    )
 
 
 def postcode(rng: random.Random, language: str) -> str:
@@ -209,10 +211,37 @@ MAKERS: dict[str, Maker] = {
     "URL": url,
     "IP": ip,
     "SSN": ssn,
-    "MRN": _of("%######", "%##-##-##", "M%#####", "H-%#####", "%# ## ## #", "00%####", zh=("00%####", "ZY%######", "%#####", "P%#######")),
-    "ACCOUNT": _of("%###-###-##", "GUAR-%#######", "%########", "GB%# NWBK 60## 13## 92## 1#", zh=("3301 0400 #### ##", "%##################")),
-    "INSURANCE": _of("XQH %## ## ####", "%@@#-@@#-@@%#", "W%###-#####", "AB%####C", zh=("B%########X", "33%#########", "PDAA%############")),
-    "LICENCE": _of("MD.%####", "A-%##-###", "B@%######", "%#########", "F%######", zh=("110%###########", "%##########0", "20%#33######")),
+    "MRN": _of(
+        "%######",
+        "%##-##-##",
+        "M%#####",
+        "H-%#####",
+        "%# ## ## #",
+        "00%####",
+        zh=("00%####", "ZY%######", "%#####", "P%#######"),
+    ),
+    "ACCOUNT": _of(
+        "%###-###-##",
+        "GUAR-%#######",
+        "%########",
+        "GB%# NWBK 60## 13## 92## 1#",
+        zh=("3301 0400 #### ##", "%##################"),
+    ),
+    "INSURANCE": _of(
+        "XQH %## ## ####",
+        "%@@#-@@#-@@%#",
+        "W%###-#####",
+        "AB%####C",
+        zh=("B%########X", "33%#########", "PDAA%############"),
+    ),
+    "LICENCE": _of(
+        "MD.%####",
+        "A-%##-###",
+        "B@%######",
+        "%#########",
+        "F%######",
+        zh=("110%###########", "%##########0", "20%#33######"),
+    ),
     "PLATE": plate,
     "DEVICE": _of("RNB%#####H", "SNX-%#####", "00:1A:7D:%#:71:%#", "%@@@####%#", "LY-%###-####", "35 %##### ###### #"),
     "ADDRESS": address,
@@ -222,5 +251,12 @@ MAKERS: dict[str, Maker] = {
     "PERMIT": _of("H%#######", "H%#########", "M%#######", "%#######", "K%#####(#)", "C%#######", "A1########"),
     "BANK_CARD": bank_card,
     "WARD": _of("%#", "%@", "%#0%B", "ICU-%", "%W-%#", zh=("%#", "%", "加%", "%A", "0%#")),
-    "OTHER_ID": _of("E%#######", "23-%##-#####", "S23-%####", "T0%##", "%#####", zh=("CT%######", "2305%######", "B2023-%###", "NB0%##-##")),
-}  # fmt: skip
+    "OTHER_ID": _of(
+        "E%#######",
+        "23-%##-#####",
+        "S23-%####",
+        "T0%##",
+        "%#####",
+        zh=("CT%######", "2305%######", "B2023-%###", "NB0%##-##"),
+    ),
+}
