@@ -78,3 +78,9 @@ def date(rng: random.Random, language: str) -> str:
     if language == "mix":
         language = rng.choice(("en", "zh"))
     return _en(rng, day) if language == "en" else _zh(rng, day)
+
+
+def stamp(rng: random.Random) -> str:
+    """A date as messages between machines write it: 20230503, sometimes with hours, minutes and seconds after it."""
+    day = day_of(1930, 1, 1) + timedelta(days=rng.randrange(34000))
+    return f"{day:%Y%m%d}" + rng.choice(("", f"{rng.randrange(24):02}{rng.randrange(60):02}", "142233"))

@@ -6,6 +6,7 @@ import random
 import re
 
 from benchmarks.deid import pools, templates_en, templates_mix, templates_zh
+from benchmarks.deid.dates import stamp
 from benchmarks.deid.labelled import CLOSE, KEEP, OPEN, Note, note
 from benchmarks.deid.values import MAKERS
 
@@ -41,6 +42,8 @@ def fill(template: str, language: str, rng: random.Random) -> str:
     same: dict[str, str] = {}
 
     def value(kind: str) -> str:
+        if kind == "STAMP":
+            return stamp(rng)
         if kind != KEEP:
             return MAKERS[kind](rng, language)
         pool = {"en": pools.EN_KEEP, "zh": pools.ZH_KEEP, "mix": pools.EN_KEEP + pools.ZH_KEEP}[language]
@@ -51,7 +54,7 @@ def fill(template: str, language: str, rng: random.Random) -> str:
         text = same.get(match[0]) or value(kind)
         if number:
             same[match[0]] = text
-        return f"{OPEN}{kind}:{text}{CLOSE}"
+        return f"{OPEN}{'DATE' if kind == 'STAMP' else kind}:{text}{CLOSE}"
 
     return _SLOT.sub(slot, template) + "\n"
 

@@ -1,4 +1,7 @@
-"""English templates. `{KIND}` is a fresh value, `{KIND1}` the same value wherever it stands in the note."""
+"""English templates.
+
+`{KIND}` is a fresh value, `{KIND1}` the same value wherever it stands in the note, `{STAMP}` a date between machines.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +25,19 @@ Sincerely, {NAME}, MD (lic. {LICENCE})""",
 Name {NAME}   MRN {MRN}
 COMPARISON: {DATE}. FINDINGS: {KEEP}; {KEEP}; {KEEP}.
 Read by {NAME}, discussed with Dr {NAME} at ext. {OTHER_ID}.""",
-    """MSH|^~\\&|ADT|FAC|LAB|FAC|{DATE}||ADT^A08|{OTHER_ID}|P|2.5
-PID|1||{MRN}^^^MRN||{NAME}||{DATE}|F|||{ADDRESS}^^{POSTCODE}||{PHONE}|||||{ACCOUNT}|{SSN}
+    """MSH|^~\\&|ADT|FAC|LAB|FAC|{STAMP}||ADT^A08|{OTHER_ID}|P|2.5
+PID|1||{MRN}^^^MRN||{NAME}||{STAMP}|F|||{ADDRESS}^^{POSTCODE}||{PHONE}|||||{ACCOUNT}|{SSN}
 PV1|1|I|{WARD}^{WARD}
 OBX|1|TX|NOTE||{KEEP}, {KEEP}||||||F""",
-    """nursing {DATE}: pt {NAME1} in bed {WARD}, {KEEP}, {KEEP}. family {NAME} called from {PHONE}. {NAME1} slept ok. {KEEP} given. rn {NAME}""",
+    """nursing {DATE}: pt {NAME1} in bed {WARD}, {KEEP}, {KEEP}. family {NAME} called from {PHONE}. {NAME1} slept \
+ok. {KEEP} given. rn {NAME}""",
     """From: {EMAIL}
 To: {EMAIL}
 Subject: records of {NAME1}
-The chart (MRN {MRN}) is at {URL}; log in from {IP}. Visit was {DATE}. She takes {KEEP} for {KEEP}. Regards, {NAME}""",
-    """Home visit. {NAME1} is {AGE} years old, born on {DATE}, and lives at {ADDRESS}. {KEEP}. {KEEP}. Sister aged {AGE}.
+The chart (MRN {MRN}) is at {URL}; log in from {IP}. Visit was {DATE}. She takes {KEEP} for {KEEP}. Regards, \
+{NAME}""",
+    """Home visit. {NAME1} is {AGE} years old, born on {DATE}, and lives at {ADDRESS}. {KEEP}. {KEEP}. Sister aged \
+{AGE}.
 Daughter {NAME} can be reached at {PHONE}. Medicare {INSURANCE}.""",
     """DEVICE CHECK {DATE}
 {NAME}  MRN {MRN}
@@ -46,8 +52,10 @@ Service date {DATE}; {KEEP}; {KEEP}. Fax the form to {FAX}. See {URL}.""",
 | {NAME} | {MRN} | {WARD} | {DATE} | {KEEP} |
 | {NAME} | {MRN} | {WARD} | {DATE} | {KEEP} |
 | {NAME} | {MRN} | {WARD} | {DATE} | {KEEP} |""",
-    """so this is {NAME} dictating on {NAME1} medical record {MRN} seen {DATE} for {KEEP} period {NAME1} also has {KEEP} comma {KEEP} period call {PHONE} end of dictation""",
+    """so this is {NAME} dictating on {NAME1} medical record {MRN} seen {DATE} for {KEEP} period {NAME1} also has \
+{KEEP} comma {KEEP} period call {PHONE} end of dictation""",
     """Travel clinic {DATE}. {NAME}, passport {PASSPORT}, Hong Kong permit {PERMIT}. {KEEP}. {KEEP}.
 E-mail {EMAIL}, phone {PHONE}. Statement at {URL}.""",
-    """Visit {DATE}-{DATE}; {NAME} ({AGE} y/o) w/ {KEEP}, {KEEP}. Wife {NAME}; PCP {NAME}. CPAP s/n {DEVICE}. SSN {SSN}, fax {FAX}""",
+    """Visit {DATE}-{DATE}; {NAME} ({AGE} y/o) w/ {KEEP}, {KEEP}. Wife {NAME}; PCP {NAME}. CPAP s/n {DEVICE}. SSN \
+{SSN}, fax {FAX}""",
 )

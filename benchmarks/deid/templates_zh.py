@@ -1,4 +1,7 @@
-"""Chinese templates. `{KIND}` is a fresh value, `{KIND1}` the same value wherever it stands in the note."""
+"""Chinese templates.
+
+`{KIND}` is a fresh value, `{KIND1}` the same value wherever it stands in the note, `{STAMP}` a date between machines.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +32,14 @@ TEMPLATES = (
 发票号：{OTHER_ID}  传真：{FAX}""",
     """发件人：{EMAIL}
 收件人：{EMAIL}
-{NAME}您好：病人{NAME1}（病案号{MRN}）的影像在 {URL} ，登录地址{IP}。{NAME1}{DATE}检查，{KEEP}，{KEEP}。请回电{PHONE}。{NAME}""",
-    """交警送诊：驾驶员{NAME1}，驾驶证档案编号{LICENCE}，车牌{PLATE}，对方车{PLATE}。{DATE}受伤，{KEEP}，{KEEP}。{NAME1}身份证{CN_ID}。地点{ADDRESS}。""",
-    """转诊：{NAME}，港澳居民，回乡证{PERMIT}；台胞证{PERMIT}；护照{PASSPORT}。电话{PHONE}。{DATE}起{KEEP}，{KEEP}。传真{FAX}""",
-    """MSH|^~\\&|HIS|YY|LIS|YY|{DATE}||ORM^O01|{OTHER_ID}|P|2.4
-PID|1||{MRN}||{NAME}||{DATE}|M|||{ADDRESS}^^^^{POSTCODE}||{PHONE}|||||||{CN_ID}
+{NAME}您好：病人{NAME1}（病案号{MRN}）的影像在 {URL} ，登录地址{IP}。{NAME1}{DATE}检查，{KEEP}，{KEEP}。\
+请回电{PHONE}。{NAME}""",
+    """交警送诊：驾驶员{NAME1}，驾驶证档案编号{LICENCE}，车牌{PLATE}，对方车{PLATE}。{DATE}受伤，{KEEP}，{KEEP}。\
+{NAME1}身份证{CN_ID}。地点{ADDRESS}。""",
+    """转诊：{NAME}，港澳居民，回乡证{PERMIT}；台胞证{PERMIT}；护照{PASSPORT}。电话{PHONE}。{DATE}起{KEEP}，{KEEP}。\
+传真{FAX}""",
+    """MSH|^~\\&|HIS|YY|LIS|YY|{STAMP}||ORM^O01|{OTHER_ID}|P|2.4
+PID|1||{MRN}||{NAME}||{STAMP}|M|||{ADDRESS}^^^^{POSTCODE}||{PHONE}|||||||{CN_ID}
 OBX|1|TX|结果||{KEEP}，{KEEP}""",
     """起搏器随访 {DATE} {NAME} 住院号{MRN} 起搏器序列号{DEVICE} 电极{DEVICE} 监护IP {IP} {KEEP} {KEEP} {KEEP}""",
     """【微信】{NAME1}家属：{NAME}主任好，{NAME1}{KEEP}，{KEEP}，要不要来？电话{PHONE}，卡号{MRN}
@@ -45,6 +51,8 @@ OBX|1|TX|结果||{KEEP}，{KEEP}""",
 | {NAME} | {MRN} | {WARD} | {DATE} | {KEEP} |
 | {NAME} | {MRN} | {WARD} | {DATE} | {KEEP} |
 | {NAME} | {MRN} | {WARD} | {DATE} | {KEEP} |""",
-    """查房记录 {DATE} {NAME}主任医师查看患者{NAME1}，{KEEP}，{KEEP}。{NAME1}既往{KEEP}。标本号{OTHER_ID}。记录：{NAME}""",
-    """体检：{NAME} 护照{PASSPORT} 医保{INSURANCE} {DATE} {KEEP}、{KEEP}、{KEEP}。退费至{BANK_CARD}，详见{URL}，邮编{POSTCODE}""",
+    """查房记录 {DATE} {NAME}主任医师查看患者{NAME1}，{KEEP}，{KEEP}。{NAME1}既往{KEEP}。标本号{OTHER_ID}。\
+记录：{NAME}""",
+    """体检：{NAME} 护照{PASSPORT} 医保{INSURANCE} {DATE} {KEEP}、{KEEP}、{KEEP}。退费至{BANK_CARD}，详见{URL}，\
+邮编{POSTCODE}""",
 )
