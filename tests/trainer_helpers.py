@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import io
-import json
 import multiprocessing
 import os
 import socket
 import sys
-import tarfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from curation.pack.shards import Sample, write_shards
+from curation.pack.tokenizer import token_counter
 from medllm.manifest import public_key_pem, sign_manifest
+from medllm.shard_index import INDEX
 from trainer.config import TrainConfig, load_config
 from trainer.request import Request
 
@@ -30,19 +29,25 @@ def write_dataset(directory: Path, *, train: int = 32, heldout: int = 8, seed: i
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     random = np.random.default_rng(seed)
-    (directory / "shards").mkdir(parents=True)
-    notes: list[str] = []
-    for split, count in (("train", train), ("heldout", heldout)):
-        with tarfile.open(directory / "shards" / f"{split}-000000.tar", "w") as archive:
-            for number in range(count):
-                note = _add_sample(archive, f"{split}{number:04d}", random, number, image_size)
-                notes.extend([note] if split == "train" else [])
+    samples = {
+        split: [_sample(f"{split}{number:04d}", random, number, image_size) for number in range(count)]
+        for split, count in (("train", train), ("heldout", heldout))
+    }
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.train_from_iterator(
-        notes, trainers.BpeTrainer(vocab_size=300, special_tokens=["<pad>", "<bos>", "<eos>"], show_progress=False)
+        (sample.text for sample in samples["train"]),
+        trainers.BpeTrainer(vocab_size=300, special_tokens=["<pad>", "<bos>", "<eos>"], show_progress=False),
     )
+    directory.mkdir(parents=True)
     tokenizer.save(str(directory / "tokenizer.json"))
+    count_tokens = token_counter(tokenizer.to_str())
+    index = [
+        entry
+        for split, members in samples.items()
+        for entry in write_shards(directory, split, members, 1000, count_tokens)
+    ]
+    (directory / INDEX).write_text("".join(entry.line() for entry in index))
     key = Ed25519PrivateKey.generate()
     sign_manifest(directory, key, {"made_by": "tests"})
     public = directory.with_name(directory.name + ".pub")
@@ -50,7 +55,7 @@ def write_dataset(directory: Path, *, train: int = 32, heldout: int = 8, seed: i
     return public
 
 
-def _add_sample(archive: tarfile.TarFile, key: str, random: np.random.Generator, number: int, size: int) -> str:
+def _sample(key: str, random: np.random.Generator, number: int, size: int) -> Sample:
     density, rhythm = random.integers(3), random.integers(3)
     age = int(random.integers(30, 90))
     note = f"Adult of {age} years. Chest film: {DENSITIES[density]}. ECG: {RHYTHMS[rhythm]}. No acute distress."
@@ -58,24 +63,11 @@ def _add_sample(archive: tarfile.TarFile, key: str, random: np.random.Generator,
     image[:, : size // 2] += np.uint16(400 * density)
     times = np.arange(400) / 400
     leads = np.stack([np.sin(2 * np.pi * times * (4 + 8 * rhythm) + lead) for lead in range(2)])
-    members: dict[str, bytes] = {"txt": note.encode()}
+    waveform = (leads + random.normal(0, 0.1, leads.shape)).astype(np.float32)
     # One of five has no image, one of seven no waveform: both must work.
-    if number % 5 != 4:
-        members["image.npy"] = _npy(image)
-    if number % 7 != 6:
-        members["ecg.npy"] = _npy((leads + random.normal(0, 0.1, leads.shape)).astype(np.float32))
-    members["json"] = json.dumps({"sample_id": key, "modalities": sorted(members)}).encode()
-    for kind, data in members.items():
-        info = tarfile.TarInfo(f"{key}.{kind}")
-        info.size = len(data)
-        archive.addfile(info, io.BytesIO(data))
-    return note
-
-
-def _npy(array: np.ndarray[Any, Any]) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, array)
-    return stream.getvalue()
+    return Sample(
+        key, {"sample_id": key}, note, image if number % 5 != 4 else None, waveform if number % 7 != 6 else None
+    )
 
 
 def tiny_config(*overrides: str) -> TrainConfig:
@@ -111,6 +103,7 @@ def request_for(
         run_directory=run,
         data_directory=data,
         public_key=key,
+        cache_directory=run.with_name(run.name + ".cache"),
         config=config or tiny_config(),
         steps=steps,
         world_size=world_size,

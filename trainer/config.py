@@ -16,7 +16,7 @@ from medllm.site.source import dotted, plain, read_document
 
 CONFIG_DIRECTORY = Path(__file__).parent / "configs"
 # What may change between two starts of one run without changing what it computes.
-_FREE_SECTIONS = ("checkpoint", "evaluation", "launch")
+_FREE_SECTIONS = ("checkpoint", "evaluation", "launch", "loader")
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -71,8 +71,16 @@ class DataConfig(_Strict):
 
 
 class BatchConfig(_Strict):
+    """With `max_tokens`, `micro_size` is the most that a forward pass takes; samples of like length go together."""
+
     global_size: Count
     micro_size: Count
+    max_tokens: Annotated[int, Field(ge=8)] | None = None
+
+    @property
+    def per_step(self) -> int:
+        """Forward passes of all ranks together in a step."""
+        return self.global_size // self.micro_size
 
     def accumulation(self, world_size: int) -> int:
         """Forward passes of one rank in a step.
@@ -121,6 +129,15 @@ class CheckpointConfig(_Strict):
     keep_last: Count
 
 
+class LoaderConfig(_Strict):
+    """How samples reach the GPUs; without any effect on what is computed."""
+
+    threads: Annotated[int, Field(ge=1, le=64)]
+    ahead_batches: Annotated[int, Field(ge=1, le=1000)]
+    memory_mib: Annotated[int, Field(ge=0)]
+    nvme_gib: Annotated[int, Field(ge=0)]
+
+
 class EvaluationConfig(_Strict):
     every_steps: Count
     samples: Count
@@ -141,6 +158,7 @@ class TrainConfig(_Strict):
     engine: EngineConfig
     checkpoint: CheckpointConfig
     evaluation: EvaluationConfig
+    loader: LoaderConfig
     launch: LaunchConfig
 
     def fixed_part(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from trainer.request import RUN_NAME, Request
 
 TRAINER_PYTHON = "trainer/current/python"
 PUBLIC_KEY = "keys/data.pub"
+SAMPLES = "samples"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,9 @@ def make_plan(site: Site, order: Order, launcher: str) -> Plan:
             "give --nodes within that, or set `scheduler: slurm` for more nodes in hosts.yml",
             key="--nodes",
         )
-    request = cluster_request(site, order, count, Path(site.paths.datasets), Path(site.paths.checkpoints))
+    request = cluster_request(
+        site, order, count, Path(site.paths.datasets), Path(site.paths.checkpoints), Path(site.paths.cache)
+    )
     return Plan(
         "slurm",
         request,
@@ -119,8 +122,8 @@ def ranks_per_node(site: Site) -> int:
     return 1 if site.trainer_accelerator == "cpu" else site.gpu.per_node
 
 
-def cluster_request(site: Site, order: Order, nodes: int, datasets: Path, checkpoints: Path) -> Request:
-    """What the ranks on so many nodes are told; the two directories as these ranks see them.
+def cluster_request(site: Site, order: Order, nodes: int, datasets: Path, checkpoints: Path, cache: Path) -> Request:
+    """What the ranks on so many nodes are told; the directories as these ranks see them.
 
     Raises:
         UserError: the global batch can't be shared out.
@@ -132,6 +135,7 @@ def cluster_request(site: Site, order: Order, nodes: int, datasets: Path, checkp
         run_directory=checkpoints / order.run,
         data_directory=datasets / order.data if "/" not in order.data else Path(order.data),
         public_key=order.public_key or Path(site.paths.app, PUBLIC_KEY),
+        cache_directory=cache / SAMPLES,
         config=order.config,
         steps=order.steps,
         world_size=world_size,
@@ -150,6 +154,7 @@ def _local_plan(site: Site, order: Order) -> Plan:
             run_directory=state_dir() / "runs" / order.run,
             data_directory=Path(order.data).absolute(),
             public_key=(order.public_key or state_dir() / PUBLIC_KEY).absolute(),
+            cache_directory=state_dir() / SAMPLES,
             config=order.config,
             steps=order.steps,
             world_size=world_size,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,9 +25,11 @@ from trainer.checkpoint.state import (
     save_random_state,
 )
 from trainer.config import TrainConfig
-from trainer.data.collate import IGNORED, Batch, Collator
+from trainer.data.cache import DiskCache, MemoryCache, SampleReader
+from trainer.data.collate import IGNORED, Batch, Collator, batches_of
 from trainer.data.gate import Dataset
-from trainer.data.order import SampleStream, micro_batch_positions
+from trainer.data.loader import Loader, rank_batches
+from trainer.data.order import micro_batch_positions
 from trainer.engine import build_engine, learning_rate, set_learning_rate
 from trainer.metrics import TrainingMetrics
 from trainer.ranks import Ranks
@@ -52,15 +55,17 @@ class Trainer:
         config: TrainConfig,
         dataset: Dataset,
         run: Path,
+        cache: Path,
         ranks: Ranks,
         files: RunFiles | None,
         metrics: TrainingMetrics | None,
         stop: StopRequest,
     ) -> None:
-        self.config, self.dataset, self.run, self.ranks = config, dataset, run, ranks
+        self.config, self.dataset, self.run, self.cache, self.ranks = config, dataset, run, cache, ranks
         self.files, self.metrics, self.stop = files, metrics, stop
         self.collator = Collator(config, dataset.tokenizer)
-        self.stream = SampleStream(len(dataset.train), config.data.seed)
+        self.memory = MemoryCache(config.loader.memory_mib * 2**20)
+        self.heldout = SampleReader(dataset.heldout, self.memory)
         self.accumulation = config.batch.accumulation(ranks.world_size)
         self.engine = build_engine(config, ranks)
         self.progress = Progress()
@@ -70,51 +75,69 @@ class Trainer:
         """Train up to `steps` optimizer steps in the run's whole life. False when it was asked to stop before."""
         if self.progress.step == 0:
             self._evaluate()
-        while self.progress.step < steps:
-            stop = self._step()
-            step = self.progress.step
-            if step % self.config.evaluation.every_steps == 0 or step == steps:
-                self._evaluate()
-            if step % self.config.checkpoint.every_steps == 0 or step == steps or stop:
-                self._save()
-            if stop:
-                break
+        with self._loader() as loader:
+            while self.progress.step < steps:
+                stop = self._step(loader)
+                step = self.progress.step
+                if step % self.config.evaluation.every_steps == 0 or step == steps:
+                    self._evaluate()
+                if step % self.config.checkpoint.every_steps == 0 or step == steps or stop:
+                    self._save()
+                if stop:
+                    break
         finished = self.progress.step >= steps
         self._event("stop", reason="finished" if finished else "SIGTERM", state_sha256=self.state_sha256)
         return finished
 
-    def _step(self) -> bool:
+    def _loader(self) -> Loader:
+        """This rank's micro-batches from where the run stands."""
+        settings, ranks, train = self.config.loader, self.ranks, self.dataset.train
+        disk = DiskCache(self.cache, settings.nvme_gib * 2**30, share=ranks.local_rank, shares=ranks.local_size)
+        reader = SampleReader(train, self.memory, disk)
+        consumed, per_step = self.progress.samples, self.config.batch.per_step
+        return Loader(
+            reader,
+            self.collator,
+            lambda: rank_batches(batches_of(train, self.config), consumed, per_step, ranks.rank, ranks.world_size),
+            threads=settings.threads,
+            ahead=settings.ahead_batches,
+            pin_memory=torch.device(self.engine.device).type == "cuda",
+            on_lost=self._lost,
+        )
+
+    def _lost(self, keys: Sequence[str]) -> None:
+        """Samples that no storage could give whole: the run goes on without them, and says so."""
+        print(f"rank {self.ranks.rank}: left out, damaged where they lie: {', '.join(keys)}", flush=True)
+
+    def _step(self, loader: Loader) -> bool:
         """One optimizer step; True when any rank was asked to stop."""
         begin = time.perf_counter()
         step = self.progress.step + 1
         rate = learning_rate(self.config.optimizer, step)
         set_learning_rate(self.engine, rate)
         loss_sum, tokens, data_seconds = 0.0, 0, 0.0
-        for index in range(self.accumulation):
+        for _ in range(self.accumulation):
             reading = time.perf_counter()
-            positions = micro_batch_positions(
-                self.progress.samples, index, self.config.batch.micro_size, self.ranks.rank, self.ranks.world_size
-            )
-            batch = self.collator.batch(self.dataset.train, [self.stream[position] for position in positions])
+            batch, samples = next(loader)
             data_seconds += time.perf_counter() - reading
-            loss = self._loss(batch) / batch.target_tokens
+            # Only where all its samples were lost has a batch no target.
+            loss = self._loss(batch) / max(1, batch.target_tokens)
             self.engine.backward(loss)
             self.engine.step()
-            loss_sum += loss.item() * batch.target_tokens
+            loss_sum += loss.item() * max(1, batch.target_tokens)
             tokens += batch.target_tokens
         stop = self.stop.asked
-        loss_sum, all_tokens, stopping = self.ranks.sum([loss_sum, tokens, stop])
+        loss_sum, all_tokens, stopping, lost = self.ranks.sum([loss_sum, tokens, stop, loader.lost])
         tokens = int(all_tokens)
-        self.progress = Progress(
-            step, self.progress.samples + self.config.batch.global_size, self.progress.tokens + tokens
-        )
-        mean = loss_sum / tokens
+        self.progress = Progress(step, samples, self.progress.tokens + tokens)
+        mean = loss_sum / max(1, tokens)
         seconds = time.perf_counter() - begin
         if not math.isfinite(mean):
             raise FloatingPointError(f"the loss of step {step} is not finite")
         if self.files and self.metrics:
             norm = float(self.engine.get_global_grad_norm() or 0.0)
             self.metrics.stepped(step, tokens, mean, rate, seconds, data_seconds, norm)
+            self.metrics.loaded(loader.reader.counts.hits, loader.starved, int(lost))
             self.files.metrics(
                 step=step,
                 loss=mean,
@@ -124,6 +147,7 @@ class Trainer:
                 tokens_per_s=tokens / seconds,
                 step_s=seconds,
                 data_s=data_seconds,
+                lost=int(lost),
             )
         return stopping > 0
 
@@ -139,12 +163,12 @@ class Trainer:
     def _evaluate(self) -> None:
         """Loss over the first held-out samples. All ranks run the same number of batches; ZeRO-3 would hang else."""
         self.engine.eval()
-        heldout, micro = self.dataset.heldout, self.config.batch.micro_size
-        count = min(len(heldout), self.config.evaluation.samples)
+        heldout, micro = self.heldout, self.config.batch.micro_size
+        count = min(len(heldout.shards), self.config.evaluation.samples)
         loss_sum, tokens = 0.0, 0
         for index in range(-(-count // (micro * self.ranks.world_size))):
             positions = micro_batch_positions(0, index, micro, self.ranks.rank, self.ranks.world_size)
-            batch = self.collator.batch(heldout, [place if place < count else None for place in positions])
+            batch = self.collator.collate([heldout.read(place) if place < count else None for place in positions])
             loss_sum += self._loss(batch).item()
             tokens += batch.target_tokens
         self.engine.train()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
@@ -26,6 +27,11 @@ class TrainingMetrics:
         self._step_seconds = self._gauge("training_step_seconds", "Duration of the last step")
         self._data_seconds = self._gauge("training_data_seconds", "Part of the last step spent on reading samples")
         self._grad_norm = self._gauge("training_gradient_norm", "Global gradient norm before clipping")
+        self._starved = self._gauge("training_data_starved", "Batches that rank 0 had to wait for")
+        self._lost = self._gauge("training_data_lost", "Samples left out as damaged, over all ranks")
+        self._hits = Gauge(
+            "training_data_hits", "Samples of rank 0 by where they came from", ["run", "level"], registry=self._registry
+        )
         self._checkpoint_step = self._gauge("training_checkpoint_step", "Step of the newest checkpoint")
         self._checkpoint_time = self._gauge("training_checkpoint_timestamp_seconds", "When it was published, Unix time")
 
@@ -61,6 +67,13 @@ class TrainingMetrics:
         self._step_seconds.set(seconds)
         self._data_seconds.set(data_seconds)
         self._grad_norm.set(grad_norm)
+
+    def loaded(self, hits: Mapping[str, int], starved: int, lost: int) -> None:
+        """What the loader did since this process began; `hits` by the level of its caches."""
+        for level, count in hits.items():
+            self._hits.labels(self._run, level).set(count)
+        self._starved.set(starved)
+        self._lost.set(lost)
 
     def evaluated(self, loss: float) -> None:
         """The held-out loss is known."""

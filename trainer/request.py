@@ -18,7 +18,9 @@ RUN_NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 
 
 class Request(BaseModel):
-    """Paths as the ranks see them. `world_size` is how many ranks the launcher starts."""
+    """Paths as the ranks see them; `cache_directory` is on a disk of the node's own. `world_size` is how many ranks the
+    launcher starts.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -26,6 +28,7 @@ class Request(BaseModel):
     run_directory: Path
     data_directory: Path
     public_key: Path
+    cache_directory: Path
     config: TrainConfig
     steps: Annotated[int, Field(ge=1)]
     world_size: Annotated[int, Field(ge=1)]

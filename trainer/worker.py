@@ -81,7 +81,9 @@ def _work(request: Request, ranks: Ranks) -> int:
         metrics.serve(request.metrics_port)
     trainer: Trainer | None = None
     try:
-        trainer = Trainer(request.config, dataset, request.run_directory, ranks, files, metrics, stop)
+        trainer = Trainer(
+            request.config, dataset, request.run_directory, request.cache_directory, ranks, files, metrics, stop
+        )
         try:
             trainer.restore()
         except UserError as error:

@@ -16,16 +16,17 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from curation.deid.tree import REPORT, STAGE, check_paths
 from curation.pack.shards import Sample, write_shards
-from curation.pack.tokenizer import train_tokenizer
+from curation.pack.tokenizer import token_counter, train_tokenizer
 from curation.prepare.ecg import LEADS, load_ecg
 from curation.prepare.image import load_image
 from curation.prepare.note import clean_note
 from medllm.errors import user_error
 from medllm.files import staged_directory, write_atomic
 from medllm.manifest import Manifest, sha256_file, sign_manifest, verify_manifest
+from medllm.shard_index import INDEX
 
-INDEX, TOKENIZER = "index.jsonl", "tokenizer.json"
-_TOOLS = ("medllm-cluster", "numpy", "pillow", "pydicom", "scipy", "tokenizers")
+TOKENIZER = "tokenizer.json"
+_TOOLS = ("medllm-cluster", "numcodecs", "numpy", "pillow", "pydicom", "scipy", "tokenizers")
 _MILLE = 1000
 
 
@@ -77,15 +78,15 @@ def pack(
             if not members:
                 raise user_error(f"no patient falls into the {split} split", "pack more patients", file=source)
             packed.counts[split] = len(members)
+        tokenizer = train_tokenizer((sample.text for sample in splits["train"]), shape.vocabulary)
+        write_atomic(staging / TOKENIZER, tokenizer)
+        count_tokens = token_counter(tokenizer)
         index = [
             entry
             for split, members in splits.items()
-            for entry in write_shards(staging, split, members, shape.samples_per_shard)
+            for entry in write_shards(staging, split, members, shape.samples_per_shard, count_tokens)
         ]
-        write_atomic(staging / INDEX, "".join(json.dumps(entry, sort_keys=True) + "\n" for entry in index))
-        write_atomic(
-            staging / TOKENIZER, train_tokenizer((sample.text for sample in splits["train"]), shape.vocabulary)
-        )
+        write_atomic(staging / INDEX, "".join(entry.line() for entry in index))
         packed.data_version = _version(staging)
         packed.manifest_sha256 = sign_manifest(staging, signer, _meta(name, shape, packed, report, manifest))
     packed.seconds = time.monotonic() - begin

@@ -5,13 +5,16 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from medllm.arrays import encode_array
+from medllm.shard_index import IMAGE, TEXT, WAVEFORM, IndexEntry, checksum
 
 # Readers on several ranks each want a shard of their own.
 _MINIMUM_SHARDS = 4
@@ -27,40 +30,48 @@ class Sample:
     image: NDArray[np.integer[Any]] | None
     ecg: NDArray[np.float32] | None
 
-    def members(self) -> list[tuple[str, bytes]]:
-        """(extension, content) in the order in which they are stored."""
-        found = [("json", json.dumps(self.meta, sort_keys=True).encode()), ("txt", self.text.encode())]
-        found += [("image.npy", _npy(self.image))] if self.image is not None else []
-        found += [("ecg.npy", _npy(self.ecg))] if self.ecg is not None else []
-        return found
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """By the extension of their member."""
+        found: dict[str, NDArray[Any]] = {} if self.image is None else {IMAGE: self.image}
+        return found if self.ecg is None else found | {WAVEFORM: self.ecg}
+
+    def members(self) -> dict[str, bytes]:
+        """Extension → content, in the order in which they are stored."""
+        found = {"json": json.dumps(self.meta, sort_keys=True).encode(), TEXT: self.text.encode()}
+        return found | {kind: encode_array(array) for kind, array in self.arrays().items()}
 
 
-def write_shards(directory: Path, split: str, samples: Sequence[Sample], per_shard: int) -> list[dict[str, Any]]:
+def write_shards(
+    directory: Path, split: str, samples: Sequence[Sample], per_shard: int, count_tokens: Callable[[str], int]
+) -> list[IndexEntry]:
     """Write `shards/<split>-NNNNNN.tar` with at most `per_shard` samples each; return the index, one entry a sample."""
     count = max(-(-len(samples) // per_shard), min(_MINIMUM_SHARDS, len(samples)))
-    index: list[dict[str, Any]] = []
+    index: list[IndexEntry] = []
     (directory / "shards").mkdir(parents=True, exist_ok=True)
     for number in range(count):
         name = f"shards/{split}-{number:06d}.tar"
         chunk = samples[number * len(samples) // count : (number + 1) * len(samples) // count]
         with (
-            (directory / name).open("wb") as stream,
+            (directory / name).open("w+b") as stream,
             tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar,
         ):
             for sample in chunk:
-                members = {}
-                for extension, content in sample.members():
+                begin, members = tar.offset, {}
+                for extension, content in sample.members().items():
                     info = tarfile.TarInfo(f"{sample.key}.{extension}")
                     info.size, info.mode = len(content), 0o644
                     # The header takes one block of 512 bytes in this format.
-                    members[extension] = [tar.offset + tarfile.BLOCKSIZE, len(content)]
+                    members[extension] = (tar.offset + tarfile.BLOCKSIZE, len(content))
                     tar.addfile(info, io.BytesIO(content))
-                index.append({"key": sample.key, "split": split, "shard": name, "members": members})
+                end = tar.offset
+                stream.seek(begin)
+                stretch = stream.read(end - begin)
+                index.append(
+                    IndexEntry(
+                        sample.key, split, name, begin, end - begin, members,
+                        {kind: (array.dtype.str, array.shape) for kind, array in sample.arrays().items()},
+                        count_tokens(sample.text), checksum(stretch),
+                    )
+                )  # fmt: skip
         (directory / name).chmod(0o644)
     return index
-
-
-def _npy(array: NDArray[Any]) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, array, allow_pickle=False)
-    return stream.getvalue()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from curation.deid.kinds import Kind
 
@@ -31,3 +31,11 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> str:
     tokenizer.train_from_iterator(texts, trainer)
     text: str = tokenizer.to_str(pretty=True)
     return text + "\n"
+
+
+def token_counter(tokenizer: str) -> Callable[[str], int]:
+    """How many ids a text takes with a begin and an end mark, by this tokenizer.json."""
+    from tokenizers import Tokenizer
+
+    known = Tokenizer.from_str(tokenizer)
+    return lambda text: len(known.encode(text, add_special_tokens=False).ids) + 2

@@ -158,7 +158,7 @@ def _request(site: Site) -> Request:
     job = site.kubernetes.job
     try:
         order = Order(load_config(job.config, job.settings), job.dataset, job.run, job.steps, None, None, False, False)
-        return cluster_request(site, order, len(site.kubernetes_nodes), DATASETS, CHECKPOINTS)
+        return cluster_request(site, order, len(site.kubernetes_nodes), DATASETS, CHECKPOINTS, CACHE)
     except UserError as error:
         raise pulumi.RunError(f"site_kubernetes.job: {error.problems[0]}") from None
 

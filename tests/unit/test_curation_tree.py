@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
@@ -15,6 +14,8 @@ import numpy as np
 import pytest
 
 from curation.pack.dataset import split_of
+from medllm.arrays import decode_array
+from medllm.shard_index import INDEX, TEXT, IndexEntry, checksum
 
 pytestmark = pytest.mark.slow
 
@@ -153,28 +154,37 @@ def test_webdataset_reads_the_shards(done: Path) -> None:
         facts = sample["json"]
         assert facts["sample_id"] == sample["__key__"]
         assert isinstance(sample["txt"], str)
-        assert ("image.npy" in sample) == ("image" in facts["modalities"])
-        if "image.npy" in sample:
-            image = sample["image.npy"]
+        assert ("image.blosc" in sample) == ("image" in facts["modalities"])
+        if "image.blosc" in sample:
+            image = decode_array(sample["image.blosc"])
             assert (list(image.shape), str(image.dtype)) == (facts["image"]["shape"], facts["image"]["dtype"])
             assert image.dtype == (np.int16 if facts["image"]["modality"] == "CT" else np.uint16)
-        if "ecg.npy" in sample:
-            assert sample["ecg.npy"].shape == (12, 500)
-            assert sample["ecg.npy"].dtype == np.float32
-    assert any("ecg.npy" in sample for sample in samples)
-    assert any("ecg.npy" not in sample for sample in samples)
+        if "ecg.blosc" in sample:
+            ecg = decode_array(sample["ecg.blosc"])
+            assert (ecg.shape, ecg.dtype) == ((12, 500), np.float32)
+    assert any("ecg.blosc" in sample for sample in samples)
+    assert any("ecg.blosc" not in sample for sample in samples)
 
 
-def test_the_index_points_at_the_members(done: Path) -> None:
-    lines = [json.loads(line) for line in (done / "set" / "index.jsonl").read_text().splitlines()]
-    assert len(lines) == _notes(done)
-    for entry in lines:
-        data = (done / "set" / entry["shard"]).read_bytes()
-        offset, size = entry["members"]["json"]
-        assert json.loads(data[offset : offset + size])["sample_id"] == entry["key"]
-        if "ecg.npy" in entry["members"]:
-            offset, size = entry["members"]["ecg.npy"]
-            assert np.load(io.BytesIO(data[offset : offset + size])).shape == (12, 500)
+def test_the_index_says_what_the_shards_hold(done: Path) -> None:
+    from tokenizers import Tokenizer
+
+    entries = [IndexEntry.parse(line) for line in (done / "set" / INDEX).read_text().splitlines()]
+    assert len(entries) == _notes(done)
+    tokenizer = Tokenizer.from_file(str(done / "set" / "tokenizer.json"))
+    for entry in entries:
+        with tarfile.open(done / "set" / entry.shard) as archive:
+            named = {item.name: (item.offset_data, item.size) for item in archive}
+        assert {f"{entry.key}.{kind}": place for kind, place in entry.members.items()} == {
+            name: place for name, place in named.items() if name.startswith(f"{entry.key}.")
+        }
+        data = (done / "set" / entry.shard).read_bytes()
+        assert checksum(data[entry.offset : entry.offset + entry.size]) == entry.xxh3
+        content = {kind: data[begin : begin + size] for kind, (begin, size) in entry.members.items()}
+        assert json.loads(content["json"])["sample_id"] == entry.key
+        assert len(tokenizer.encode(content[TEXT].decode()).ids) + 2 == entry.tokens
+        arrays = {kind: decode_array(content[kind]) for kind in entry.arrays}
+        assert {kind: (array.dtype.str, array.shape) for kind, array in arrays.items()} == entry.arrays
 
 
 def test_the_split_is_by_patient_and_stays(done: Path) -> None:

@@ -135,7 +135,11 @@ def test_the_ranks_are_told_what_medllm_train_would_tell_them(name: str) -> None
     ours = job.request
     assert ours.run_directory == Path("/checkpoints", ours.run)
     assert ours.data_directory == Path("/data", declaration.dataset)
-    moved = {"run_directory": theirs.run_directory, "data_directory": theirs.data_directory}
+    assert ours.cache_directory.parent == Path("/cache")
+    moved = {
+        "run_directory": theirs.run_directory, "data_directory": theirs.data_directory,
+        "cache_directory": theirs.cache_directory,
+    }  # fmt: skip
     assert ours.model_copy(update=moved) == theirs
 
 

@@ -14,6 +14,7 @@ import torch
 
 from medllm.errors import UserError
 from medllm.files import write_atomic
+from medllm.shard_index import IMAGE, WAVEFORM
 from tests.trainer_helpers import request_for, tiny_config, write_dataset
 from trainer.data.collate import IGNORED, Collator
 from trainer.data.gate import open_dataset
@@ -37,13 +38,15 @@ def dataset(original: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
 
 def test_a_shard_is_read_as_it_was_packed(original: tuple[Path, Path]) -> None:
     data = open_dataset(*original, tiny_config())
-    with tarfile.open(original[0] / "shards/train-000000.tar") as archive:
-        names = archive.getnames()
+    names: list[str] = []
+    for shard in (original[0] / "shards").glob("train-*.tar"):
+        with tarfile.open(shard) as archive:
+            names += archive.getnames()
     assert len(data.train) == len({name.split(".")[0] for name in names}) == 32
     for number in range(len(data.train)):
         sample = data.train.read(number)
-        assert (sample.image is not None) == (f"{sample.key}.image.npy" in names)
-        assert (sample.waveform is not None) == (f"{sample.key}.ecg.npy" in names)
+        assert (sample.image is not None) == (f"{sample.key}.{IMAGE}" in names)
+        assert (sample.waveform is not None) == (f"{sample.key}.{WAVEFORM}" in names)
         assert sample.text.startswith("Adult of")
 
 
@@ -71,7 +74,7 @@ def _flip(directory: Path) -> None:
 
 
 def _add_shard(directory: Path) -> None:
-    shutil.copy(directory / "shards/train-000000.tar", directory / "shards/train-000001.tar")
+    shutil.copy(directory / "shards/train-000000.tar", directory / "shards/train-000009.tar")
 
 
 def _alter_manifest(directory: Path) -> None:
@@ -159,7 +162,7 @@ def test_a_batch_has_the_declared_shapes(original: tuple[Path, Path]) -> None:
     data = open_dataset(*original, config)
     collator = Collator(config, data.tokenizer)
     numbers = list(range(8))
-    batch = collator.batch(data.train, [*numbers, None])
+    batch = collator.collate([*map(data.train.read, numbers), None])
     rows, length = batch.tokens.shape
     assert (rows, batch.tokens.dtype) == (9, torch.int64)
     assert length <= config.data.sequence_length
@@ -180,4 +183,4 @@ def test_a_batch_has_the_declared_shapes(original: tuple[Path, Path]) -> None:
 def test_a_long_note_is_cut_at_the_sequence_length(original: tuple[Path, Path]) -> None:
     config = tiny_config("data.sequence_length=8")
     data = open_dataset(*original, config)
-    assert Collator(config, data.tokenizer).batch(data.train, [0, 1]).tokens.shape == (2, 7)
+    assert Collator(config, data.tokenizer).collate([data.train.read(0), data.train.read(1)]).tokens.shape == (2, 7)

@@ -10,7 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medllm.shard_index import IndexEntry
 from trainer.config import TrainConfig
+from trainer.data.order import Batches, FixedBatches, TokenBatches
 from trainer.data.shards import RawSample, ShardSet
 from trainer.data.text import NoteTokenizer
 
@@ -37,23 +39,56 @@ class Batch:
     waveform_present: Tensor
     target_tokens: int
 
+    def pin_memory(self) -> Batch:
+        """The same in page-locked memory, from which copies to the device run beside its work."""
+        tokens, targets, image, image_present, waveform, waveform_present = (
+            part.pin_memory() for part in (self.tokens, self.targets, *self.inputs()[1:])
+        )
+        return Batch(tokens, targets, image, image_present, waveform, waveform_present, self.target_tokens)
+
     def inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """The arguments of `MedicalDecoder.forward`."""
         return self.tokens, self.image, self.image_present, self.waveform, self.waveform_present
 
 
+def positions(entry: IndexEntry, config: TrainConfig) -> int:
+    """Positions of the decoder's sequence that a sample takes alone: padded text, image, waveform."""
+    return _padded(min(entry.tokens, config.data.sequence_length) - 1, config) + (
+        config.model.image_tokens + config.model.waveform_tokens
+    )
+
+
+def batches_of(shards: ShardSet, config: TrainConfig) -> Batches:
+    """The stream of micro-batches that the configuration declares."""
+    if config.batch.max_tokens is None:
+        return FixedBatches(len(shards), config.data.seed, config.batch.micro_size)
+    return TokenBatches(
+        [positions(entry, config) for entry in shards.entries], config.data.seed,
+        max_samples=config.batch.micro_size, max_tokens=config.batch.max_tokens,
+    )  # fmt: skip
+
+
+def _padded(longest: int, config: TrainConfig) -> int:
+    longest = max(1, longest)
+    return min(-(-longest // _LENGTH_STEP) * _LENGTH_STEP, max(longest, config.data.sequence_length - 1))
+
+
 class Collator:
-    """Reads samples by number and makes a batch on the CPU; the same numbers always give the same bits."""
+    """Makes batches on the CPU; equal samples always give the same bits.
+
+    Every batch has tensors of every modality, zeros where a sample has none, so that all ranks run the same forward
+    graph: ZeRO-3 hangs when they don't (DeepSpeed #7170).
+    """
 
     def __init__(self, config: TrainConfig, tokenizer: NoteTokenizer) -> None:
         self.config, self.tokenizer = config, tokenizer
 
-    def batch(self, shards: ShardSet, numbers: Sequence[int | None]) -> Batch:
-        """A batch of these samples; None is a dummy that carries no target (to give ranks equal numbers of batches)."""
-        return self.collate([None if number is None else shards.read(number) for number in numbers])
-
     def collate(self, samples: Sequence[RawSample | None]) -> Batch:
-        """See `Batch`. Images and waveforms are standardised one by one."""
+        """See `Batch`. Images and waveforms are standardised one by one.
+
+        None is a row without any target: to give ranks equal numbers of rows, or in place of a sample that could not be
+        read.
+        """
         model = self.config.model
         notes = [
             np.zeros(0, np.int64)
@@ -61,8 +96,7 @@ class Collator:
             else self.tokenizer.encode(sample.text, self.config.data.sequence_length)
             for sample in samples
         ]
-        longest = max(1, *(len(note) - 1 for note in notes))
-        length = min(-(-longest // _LENGTH_STEP) * _LENGTH_STEP, max(longest, self.config.data.sequence_length - 1))
+        length = _padded(max(len(note) - 1 for note in notes), self.config)
         count = len(samples)
         tokens = np.full((count, length), self.tokenizer.pad, np.int64)
         targets = np.full((count, length), IGNORED, np.int64)

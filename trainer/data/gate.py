@@ -13,8 +13,9 @@ import numpy as np
 
 from medllm.errors import user_error
 from medllm.manifest import load_public_key, read_manifest, verify_manifest
+from medllm.shard_index import IMAGE, INDEX, WAVEFORM, IndexEntry
 from trainer.config import TrainConfig
-from trainer.data.shards import IMAGE, WAVEFORM, ShardSet
+from trainer.data.shards import ShardSet, read_index
 from trainer.data.text import NoteTokenizer
 
 TOKENIZER = "tokenizer.json"
@@ -34,7 +35,7 @@ class Dataset:
 def open_dataset(
     directory: Path, public_key_file: Path, config: TrainConfig, *, rank: int = 0, world_size: int = 1
 ) -> Dataset:
-    """Verify the manifest's signature, this rank's share of the files and of the samples' shapes, and index the rest.
+    """Verify the manifest's signature and this rank's share of the files; read the index.
 
     Raises:
         UserError: unsigned, altered, missing or undeclared files, or shapes and vocabulary that the model has not.
@@ -54,19 +55,28 @@ def open_dataset(
             "remove them, or pack and sign the data set again",
             file=directory,
         )
-    if TOKENIZER not in names:
-        raise user_error(f"the manifest names no {TOKENIZER}", "pack the data set again", file=directory)
-    # Every rank reads the tokenizer, so every rank checks it.
-    verify_manifest(directory, key, only={TOKENIZER, *names[rank::world_size]})
+    for needed in (TOKENIZER, INDEX):
+        if needed not in names:
+            raise user_error(f"the manifest names no {needed}", "pack the data set again", file=directory)
+    # Every rank reads these two, so every rank checks them.
+    verify_manifest(directory, key, only={TOKENIZER, INDEX, *names[rank::world_size]})
+    entries = read_index(directory)
+    unknown = {entry.shard for entry in entries} - set(shards)
+    if unknown:
+        raise user_error(
+            f"the index names a shard that the manifest does not: {min(unknown)}",
+            "pack the data set again",
+            file=directory / INDEX,
+        )
+    for entry in entries:
+        _check_shapes(entry, directory, config)
     splits = {
-        split: ShardSet([directory / name for name in shards if name.startswith(f"shards/{split}-")])
+        split: ShardSet(directory, [entry for entry in entries if entry.split == split])
         for split in ("train", "heldout")
     }
     for split, samples in splits.items():
         if not len(samples):
             raise user_error(f"the data set has no {split} sample", "pack the data set again", file=directory)
-        for number in range(rank, len(samples), world_size):
-            _check_shapes(samples, number, config)
     return Dataset(
         directory,
         manifest.sha256,
@@ -76,28 +86,25 @@ def open_dataset(
     )
 
 
-def _check_shapes(samples: ShardSet, number: int, config: TrainConfig) -> None:
-    model, entry = config.model, samples.entries[number]
-    shard = samples.paths[entry.shard]
-    image = samples.shape(number, IMAGE)
-    if image is not None:
-        shape, dtype = image
-        if shape != (model.image_size, model.image_size) or not np.issubdtype(dtype, np.integer):
+def _check_shapes(entry: IndexEntry, directory: Path, config: TrainConfig) -> None:
+    model, shard = config.model, directory / entry.shard
+    if IMAGE in entry.arrays:
+        dtype, shape = entry.arrays[IMAGE]
+        if shape != (model.image_size, model.image_size) or not np.issubdtype(np.dtype(dtype), np.integer):
             raise user_error(
-                f"the image of sample {entry.key!r} is {dtype} {list(shape)}, the model takes integers "
+                f"the image of sample {entry.key!r} is {np.dtype(dtype)} {list(shape)}, the model takes integers "
                 f"[{model.image_size}, {model.image_size}]",
                 "pack the data set with that image size, or train with --set model.image_size=SIZE",
                 file=shard,
                 key="model.image_size",
             )
-    waveform = samples.shape(number, WAVEFORM)
-    if waveform is not None:
-        shape, dtype = waveform
+    if WAVEFORM in entry.arrays:
+        dtype, shape = entry.arrays[WAVEFORM]
         fits = len(shape) == 2 and 1 <= shape[0] <= model.waveform_leads and 1 <= shape[1] <= model.waveform_samples
-        if not fits or dtype != np.float32:
+        if not fits or np.dtype(dtype) != np.float32:
             raise user_error(
-                f"the waveform of sample {entry.key!r} is {dtype} {list(shape)}, the model takes float32 of up to "
-                f"[{model.waveform_leads} leads, {model.waveform_samples} samples]",
+                f"the waveform of sample {entry.key!r} is {np.dtype(dtype)} {list(shape)}, the model takes float32 of "
+                f"up to [{model.waveform_leads} leads, {model.waveform_samples} samples]",
                 "pack the data set with shorter recordings, or train with --set model.waveform_samples=N",
                 file=shard,
                 key="model.waveform_samples",
