@@ -1,8 +1,9 @@
 """Arrays as shards hold them: lossless, small, and quick to read.
 
-One member is a header (`MLA1`, the dtype as NumPy writes it in four bytes, the number of dimensions and each of them as
-little-endian uint32) and one Blosc-1 frame: bytes shuffled by significance, then LZ4. Decoding, not reading, is what a
-loader's time goes to; `benchmarks/perf/loader` compares codecs and readers.
+One member is a header and one Blosc-1 frame. The header: `MLA1`, the dtype as NumPy writes it in four bytes, the number
+of dimensions and each of them as little-endian uint32. The frame: bytes shuffled by significance, then LZ4 in its slow,
+close kind, for packing happens once. Decoding, not reading, is what a loader's time goes to; `benchmarks/perf/loader`
+compares codecs and readers.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def encode_array(array: NDArray[Any]) -> bytes:
         raise ValueError(f"can't store an array of {array.dtype} {list(array.shape)}")
     array = np.ascontiguousarray(array)
     header = _HEADER.pack(_MAGIC, array.dtype.str.encode(), array.ndim) + struct.pack(f"<{array.ndim}I", *array.shape)
-    frame: bytes = blosc.compress(array, b"lz4", _LEVEL, blosc.SHUFFLE)
+    frame: bytes = blosc.compress(array, b"lz4hc", _LEVEL, blosc.SHUFFLE)
     return header + frame
 
 
