@@ -136,6 +136,7 @@ def cluster_request(site: Site, order: Order, nodes: int, datasets: Path, checkp
         data_directory=datasets / order.data if "/" not in order.data else Path(order.data),
         public_key=order.public_key or Path(site.paths.app, PUBLIC_KEY),
         cache_directory=cache / SAMPLES,
+        object_store=site.object_store,
         config=order.config,
         steps=order.steps,
         world_size=world_size,

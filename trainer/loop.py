@@ -25,7 +25,7 @@ from trainer.checkpoint.state import (
     save_random_state,
 )
 from trainer.config import TrainConfig
-from trainer.data.cache import DiskCache, MemoryCache, SampleReader
+from trainer.data.cache import DiskCache, MemoryCache, ObjectStore, SampleReader
 from trainer.data.collate import IGNORED, Batch, Collator, batches_of
 from trainer.data.gate import Dataset
 from trainer.data.loader import Loader, rank_batches
@@ -60,12 +60,14 @@ class Trainer:
         files: RunFiles | None,
         metrics: TrainingMetrics | None,
         stop: StopRequest,
+        objects: ObjectStore | None = None,
     ) -> None:
         self.config, self.dataset, self.run, self.cache, self.ranks = config, dataset, run, cache, ranks
         self.files, self.metrics, self.stop = files, metrics, stop
         self.collator = Collator(config, dataset.tokenizer)
         self.memory = MemoryCache(config.loader.memory_mib * 2**20)
-        self.heldout = SampleReader(dataset.heldout, self.memory)
+        self.objects = objects
+        self.heldout = SampleReader(dataset.heldout, self.memory, objects=objects)
         self.accumulation = config.batch.accumulation(ranks.world_size)
         self.engine = build_engine(config, ranks)
         self.progress = Progress()
@@ -93,7 +95,7 @@ class Trainer:
         """This rank's micro-batches from where the run stands."""
         settings, ranks, train = self.config.loader, self.ranks, self.dataset.train
         disk = DiskCache(self.cache, settings.nvme_gib * 2**30, share=ranks.local_rank, shares=ranks.local_size)
-        reader = SampleReader(train, self.memory, disk)
+        reader = SampleReader(train, self.memory, disk, self.objects)
         consumed, per_step = self.progress.samples, self.config.batch.per_step
         return Loader(
             reader,

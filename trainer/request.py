@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medllm.errors import user_error
+from medllm.site.model import ObjectStore
 from trainer.config import TrainConfig
 
 # A rank that broke has any other bad status.
@@ -29,6 +30,7 @@ class Request(BaseModel):
     data_directory: Path
     public_key: Path
     cache_directory: Path
+    object_store: ObjectStore | None = None
     config: TrainConfig
     steps: Annotated[int, Field(ge=1)]
     world_size: Annotated[int, Field(ge=1)]

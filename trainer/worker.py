@@ -49,12 +49,14 @@ def _work(request: Request, ranks: Ranks) -> int:
     connect(ranks, request.accelerator, request.config.engine.collective_timeout_s)
 
     from trainer.data.gate import Dataset, open_dataset
+    from trainer.data.objects import S3Objects
     from trainer.loop import StopRequest, Trainer
     from trainer.metrics import TrainingMetrics
 
     stop = StopRequest()
     files: RunFiles | None = None
     dataset: Dataset | None = None
+    objects: S3Objects | None = None
     known = False
     refused: tuple[Problem, ...] = ()
     try:
@@ -63,6 +65,8 @@ def _work(request: Request, ranks: Ranks) -> int:
         dataset = open_dataset(
             request.data_directory, request.public_key, request.config, rank=ranks.rank, world_size=ranks.world_size
         )
+        if request.object_store:
+            objects = S3Objects(request.object_store, request.data_directory.name)
         request.config.batch.accumulation(ranks.world_size)
         known = check_run(request.run_directory, request.config, dataset.manifest_sha256, ranks.world_size)
     except UserError as error:
@@ -82,7 +86,15 @@ def _work(request: Request, ranks: Ranks) -> int:
     trainer: Trainer | None = None
     try:
         trainer = Trainer(
-            request.config, dataset, request.run_directory, request.cache_directory, ranks, files, metrics, stop
+            request.config,
+            dataset,
+            request.run_directory,
+            request.cache_directory,
+            ranks,
+            files,
+            metrics,
+            stop,
+            objects,
         )
         try:
             trainer.restore()

@@ -144,6 +144,17 @@ class Lustre(Strict):
     readiness_deadline_s: Annotated[int, Field(ge=1, le=300)]
 
 
+class ObjectStore(Strict):
+    """Where copies of the data sets lie: `<url>/<data set>/shards/…`. `credentials_file` is on the nodes, in the format
+    of ~/.aws/credentials, profile `default`; `endpoint` is for stores that are not Amazon's.
+    """
+
+    url: Annotated[str, Field(pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._-]+)*$")]
+    credentials_file: AbsolutePath
+    endpoint: Url | None = None
+    region: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")] = "us-east-1"
+
+
 class Ports(Strict):
     node_exporter: Port
     dcgm_exporter: Port
@@ -299,6 +310,7 @@ class Site(Strict):
     limits: Limits
     fabric: Fabric
     lustre: Lustre
+    object_store: ObjectStore | None
     ports: Ports
     prometheus: Prometheus
     slurm: Slurm

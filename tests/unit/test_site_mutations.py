@@ -58,7 +58,7 @@ def _mutations(data: Any) -> Iterator[tuple[str, Any]]:
         wrong: list[Any] = [["a", ["b"]], "{{ lookup('pipe', 'id') }}"]
         if isinstance(value, bool | int | float):
             wrong += [-7, "seven"]
-        if name not in OPTIONAL and not isinstance(value, str):
+        if name not in OPTIONAL and value is not None and not isinstance(value, str):
             wrong.append(None)
         for replacement in wrong:
             if name in OPTIONAL and not isinstance(replacement, str):
