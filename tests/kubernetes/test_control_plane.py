@@ -50,6 +50,7 @@ def eventually(check: object, seconds: float = 60) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.gate
 def test_it_answers_with_what_upstream_makes(cluster: LocalControlPlane, admin: Client) -> None:
     assert admin.get("/version")["gitVersion"].startswith("v1.36.")
     names = {item["metadata"]["name"] for item in admin.get("/api/v1/namespaces")["items"]}
@@ -65,6 +66,7 @@ def test_one_without_a_certificate_sees_only_that_it_is_ready(cluster: LocalCont
 
 
 @pytest.mark.parametrize("person", ["data-scientist", "operator", "auditor", "stranger"])
+@pytest.mark.gate
 def test_nobody_is_granted_anything_before_the_program_does(
     cluster: LocalControlPlane, namespace: str, person: str
 ) -> None:

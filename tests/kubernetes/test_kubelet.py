@@ -41,6 +41,7 @@ def pods(admin: Client, namespace: str, nodes: LocalNodes) -> Pods:
         ("sh -c 'kill -9 $$$$'", "Failed", 137, "Error"),
     ],
 )
+@pytest.mark.gate
 def test_an_exit_code_becomes_the_pods_phase(pods: Pods, script: str, phase: str, code: int, reason: str) -> None:
     pods.create("p", shell(f"{script}; exit $?"))
     pod = pods.ended("p")

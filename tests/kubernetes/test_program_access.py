@@ -78,6 +78,7 @@ def allowed(admin: Client, role: str, verb: str, resource: str, group: str, name
 
 
 @pytest.mark.parametrize("role", MAY)
+@pytest.mark.gate
 def test_a_role_may_do_this_and_nothing_else(program: Program, admin: Client, role: str) -> None:
     everything = [(name, group, NAMESPACE) for name, group in NAMESPACED.items()]
     everything += [(name, group, "") for name, group in CLUSTER_WIDE.items()]

@@ -159,12 +159,14 @@ def scientist(program: Program, cluster: LocalControlPlane) -> Client:
     return Client(cluster.kubeconfig("data-scientist"))
 
 
+@pytest.mark.gate
 def test_an_honest_pod_is_let_in(scientist: Client) -> None:
     scientist.create(PODS, GOOD)
     scientist.delete(f"{PODS}/good", {"gracePeriodSeconds": 0})
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.gate
 def test_an_attack_is_refused_and_told(scientist: Client, attack: str) -> None:
     change, reason = ATTACKS[attack]
     pod = copy.deepcopy(GOOD)

@@ -33,12 +33,21 @@ def rights(program: Program) -> list[str]:
     return access_drift(json.loads(listed)["items"], NAMESPACE)
 
 
+@pytest.mark.gate
 def test_a_second_up_changes_nothing(program: Program) -> None:
     assert set(counts(program.up())) == {"unchanged"}
     assert rights(program) == []
 
 
+@pytest.mark.gate
+def test_a_refresh_finds_the_state_true(program: Program) -> None:
+    """What a server fills in (classes, times, owners) is no drift, else nobody would look at real drift any more."""
+    shown = program.run("refresh", "--preview-only", "--expect-no-changes")
+    assert set(counts(shown)) == {"unchanged"}
+
+
 @pytest.mark.long
+@pytest.mark.gate
 def test_drift_is_shown_and_repaired(program: Program) -> None:
     add = '[{"op": "add", "path": "/rules/0/verbs/-", "value": "deletecollection"}]'
     program.kubectl("patch", "role", "medllm-data-scientist", "-n", NAMESPACE, "--type=json", "-p", add)
