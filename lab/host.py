@@ -107,6 +107,15 @@ def run(
     return done
 
 
+def tied_to_us(*command: str) -> list[str]:
+    """The command, so that the kernel kills what it starts when the thread that starts it is gone.
+
+    A process that ends before its child has asked for that would leave the child: the child looks after it has asked.
+    """
+    look = '[ "$PPID" = "$0" ] && exec "$@"'
+    return ["setpriv", "--pdeathsig", "KILL", "/bin/sh", "-c", look, str(os.getpid()), *command]
+
+
 def podman(*arguments: str | Path, timeout: float = 60, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run podman on the lab's own storage and configuration; nothing else of this machine sees its containers."""
     return run(["podman", *arguments], timeout=timeout, check=check, env=podman_environment())

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from lab.host import LabError, run
+from lab.host import LabError, run, tied_to_us
 from medllm.errors import UserError, user_error
 from medllm.files import cache_dir
 
@@ -211,7 +211,7 @@ def _run_alone(command: list[str], directory: Path, environment: dict[str, str])
     Go starts compilers of its own, which would go on writing into a directory that is being removed.
     """
     process = subprocess.Popen(
-        ["setpriv", "--pdeathsig", "KILL", *command], cwd=directory, env=environment, stdin=subprocess.DEVNULL,
+        tied_to_us(*command), cwd=directory, env=environment, stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     try:

@@ -15,7 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 
-from lab.host import LabError
+from lab.host import LabError, tied_to_us
 from lab.kubernetes import pki, probe, users
 from lab.kubernetes.arguments import COMPONENTS, STOP_S, ControlPlane
 
@@ -87,11 +87,10 @@ class LocalControlPlane:
         Raises:
             LabError: it ended or is not ready in time; carries the end of its log.
         """
-        # The kernel kills it when the thread that starts it is gone.
-        command = ["setpriv", "--pdeathsig", "KILL", str(self.binaries[component])]
+        command = tied_to_us(str(self.binaries[component]), *COMPONENTS[component](self.plane))
         with self._log(component).open("ab") as log:
             self._processes[component] = subprocess.Popen(
-                [*command, *COMPONENTS[component](self.plane)], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 cwd=self.plane.directory, env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}, start_new_session=True,
             )  # fmt: skip
         probe.wait(component, lambda: self._not_ready(component), START_S)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from lab.host import LabError, run
+from lab.host import LabError, run, tied_to_us
 from lab.kubernetes.kubelet.client import ApiError, Client, Unreachable
 from lab.kubernetes.local import LocalControlPlane
 
@@ -72,10 +72,10 @@ class LocalNode:
 
     def power_on(self) -> None:
         """Start the machine and its kubelet; what pods left on disk is there, their processes are not."""
-        command = [
-            "setpriv", "--pdeathsig", "KILL", "unshare", "--fork", "--pid", "--mount", "--mount-proc",
-            "--kill-child=KILL", sys.executable, "-S", "-c", _INIT,
-        ]  # fmt: skip
+        command = tied_to_us(
+            "unshare", "--fork", "--pid", "--mount", "--mount-proc", "--kill-child=KILL", sys.executable, "-S", "-c",
+            _INIT,
+        )  # fmt: skip
         with (self.directory / "machine.log").open("ab") as log:
             self._machine = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
