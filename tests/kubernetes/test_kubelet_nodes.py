@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lab.kubernetes.kubelet.client import ApiError, Client, Unreachable
-from lab.kubernetes.local import LocalControlPlane
+from lab.kubernetes.local import LocalControlPlane, free_ports
 from lab.kubernetes.local_nodes import LocalNode, LocalNodes
 from tests.kubernetes.kubelet_pods import IMAGE, Json, Pods, conditions, shell, state
 
@@ -74,16 +74,18 @@ def test_an_indexed_job_runs_once_a_node_and_its_pods_find_each_other(pods: Pods
         "echo $JOB_COMPLETION_INDEX $NVIDIA_VISIBLE_DEVICES $(hostname);"
         'python3 -c "$MEET"'
     )
+    # All nodes are on one machine here, and 29500 is what any other PyTorch on it takes for itself.
+    port = free_ports(1)[0]
     meet = (
         "import os, socket, time\n"
         "if os.environ['JOB_COMPLETION_INDEX'] == '0':\n"
-        "    server = socket.create_server((os.environ['IP'], 29500))\n"
+        f"    server = socket.create_server((os.environ['IP'], {port}))\n"
         "    peers = [server.accept()[0] for _ in range(3)]\n"
         "    print('met', len(peers))\n"
         "else:\n"
         "    for _ in range(600):\n"
         "        try:\n"
-        "            socket.create_connection(('train-0.train', 29500), 5)\n"
+        f"            socket.create_connection(('train-0.train', {port}), 5)\n"
         "            break\n"
         "        except OSError:\n"
         "            time.sleep(0.1)\n"
