@@ -85,12 +85,15 @@ def test_an_indexed_job_runs_once_a_node_and_its_pods_find_each_other(pods: Pods
         "else:\n"
         "    for _ in range(600):\n"
         "        try:\n"
-        f"            socket.create_connection(('train-0.train', {port}), 5)\n"
+        f"            meeting = socket.create_connection(('train-0.train', {port}), 5)\n"
         "            break\n"
         "        except OSError:\n"
         "            time.sleep(0.1)\n"
         "    else:\n"
         "        raise SystemExit('nobody there')\n"
+        # Who is done loses its name: nobody leaves before all have found all.
+        "    meeting.settimeout(None)\n"
+        "    meeting.recv(1)\n"
     )
     container = shell(
         script, resources={"limits": {"nvidia.com/gpu": "8", "rdma/hca_shared_devices_a": "1"}}, env=[
