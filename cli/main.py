@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 
 SUMMARIES = {
     "accept": "Prove the cluster: run the acceptance checks, write and sign the dossier.",
-    "data": "Make patients' data safe and ready: de-identify, pack, verify, publish.",
+    "data": "Make patients' data safe and ready: de-identify, pack, verify, publish; monitor how they are read.",
     "lab": "The embedded cluster on this machine: up, down, status, fault, heal, reset, run.",
     "recover": "Recovery: the engine, its plans, drills and history; approve and pause.",
     "site": "The declaration: check it, export it.",
@@ -32,15 +32,18 @@ def main() -> None:
     if not arguments or arguments[0] in {"-h", "--help", "help"}:
         print(_usage())
         sys.exit(0 if arguments else 2)
-    found = [entry for entry in entry_points(group="medllm.commands") if entry.name == arguments[0]]
-    if not found:
+    known = {entry.name: entry for entry in entry_points(group="medllm.commands")}
+    # A word may have parts of several packages: "data.monitor" is the trainer's, the rest of "data" the curation's.
+    words = 2 if ".".join(arguments[:2]) in known else 1
+    found = known.get(".".join(arguments[:words]))
+    if found is None:
         print(f"medllm: there is no command {arguments[0]!r}\n\n{_usage()}", file=sys.stderr)
         sys.exit(2)
     from medllm.errors import UserError, system_error
 
     try:
         try:
-            app = found[0].load()
+            app = found.load()
         except ModuleNotFoundError as error:
             print(
                 f"medllm {arguments[0]}: the Python package {error.name!r} is not installed. "
@@ -49,7 +52,7 @@ def main() -> None:
             )
             sys.exit(2)
         try:
-            app(args=arguments[1:], prog_name=f"medllm {arguments[0]}")
+            app(args=arguments[words:], prog_name=f"medllm {' '.join(arguments[:words])}")
         finally:
             sys.stdout.flush()  # Python would tell nobody that the last of it found no room
     except UserError as error:

@@ -30,6 +30,7 @@ from trainer.data.collate import IGNORED, Batch, Collator, batches_of
 from trainer.data.gate import Dataset
 from trainer.data.loader import Loader, rank_batches
 from trainer.data.order import micro_batch_positions
+from trainer.data.stages import COMMUNICATE, COMPUTE, SAVE, StageClock
 from trainer.engine import build_engine, learning_rate, set_learning_rate
 from trainer.metrics import TrainingMetrics
 from trainer.ranks import Ranks
@@ -66,7 +67,7 @@ class Trainer:
         self.files, self.metrics, self.stop = files, metrics, stop
         self.collator = Collator(config, dataset.tokenizer)
         self.memory = MemoryCache(config.loader.memory_mib * 2**20)
-        self.objects = objects
+        self.objects, self.clock = objects, StageClock()
         self.heldout = SampleReader(dataset.heldout, self.memory, objects=objects)
         self.accumulation = config.batch.accumulation(ranks.world_size)
         self.engine = build_engine(config, ranks)
@@ -84,7 +85,8 @@ class Trainer:
                 if step % self.config.evaluation.every_steps == 0 or step == steps:
                     self._evaluate()
                 if step % self.config.checkpoint.every_steps == 0 or step == steps or stop:
-                    self._save()
+                    with self.clock.stage(SAVE):
+                        self._save()
                 if stop:
                     break
         finished = self.progress.step >= steps
@@ -105,6 +107,7 @@ class Trainer:
             ahead=settings.ahead_batches,
             pin_memory=torch.device(self.engine.device).type == "cuda",
             on_lost=self._lost,
+            clock=self.clock,
         )
 
     def _lost(self, keys: Sequence[str]) -> None:
@@ -123,13 +126,16 @@ class Trainer:
             batch, samples = next(loader)
             data_seconds += time.perf_counter() - reading
             # Only where all its samples were lost has a batch no target.
-            loss = self._loss(batch) / max(1, batch.target_tokens)
-            self.engine.backward(loss)
-            self.engine.step()
-            loss_sum += loss.item() * max(1, batch.target_tokens)
+            targets = max(1, batch.target_tokens)
+            with self.clock.stage(COMPUTE):
+                loss = self._loss(batch) / targets
+                self.engine.backward(loss)
+                self.engine.step()
+                loss_sum += loss.item() * targets
             tokens += batch.target_tokens
         stop = self.stop.asked
-        loss_sum, all_tokens, stopping, lost = self.ranks.sum([loss_sum, tokens, stop, loader.lost])
+        with self.clock.stage(COMMUNICATE):
+            loss_sum, all_tokens, stopping, lost = self.ranks.sum([loss_sum, tokens, stop, loader.lost])
         tokens = int(all_tokens)
         self.progress = Progress(step, samples, self.progress.tokens + tokens)
         mean = loss_sum / max(1, tokens)
@@ -139,7 +145,7 @@ class Trainer:
         if self.files and self.metrics:
             norm = float(self.engine.get_global_grad_norm() or 0.0)
             self.metrics.stepped(step, tokens, mean, rate, seconds, data_seconds, norm)
-            self.metrics.loaded(loader.reader.counts.hits, loader.starved, int(lost))
+            self.metrics.loaded(loader, int(lost), self.clock.seconds())
             self.files.metrics(
                 step=step,
                 loss=mean,

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest, start_http_server
+
+if TYPE_CHECKING:
+    from trainer.data.loader import Loader
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +31,16 @@ class TrainingMetrics:
         self._step_seconds = self._gauge("training_step_seconds", "Duration of the last step")
         self._data_seconds = self._gauge("training_data_seconds", "Part of the last step spent on reading samples")
         self._grad_norm = self._gauge("training_gradient_norm", "Global gradient norm before clipping")
+        self._batches = self._gauge("training_data_batches", "Batches that rank 0 has taken")
+        self._threads = self._gauge("training_data_threads", "Threads of rank 0's loader")
         self._starved = self._gauge("training_data_starved", "Batches that rank 0 had to wait for")
         self._lost = self._gauge("training_data_lost", "Samples left out as damaged, over all ranks")
+        self._stages = Gauge(
+            "training_stage_seconds",
+            "Seconds of rank 0 by stage since it began; the loader's are summed over its threads",
+            ["run", "stage"],
+            registry=self._registry,
+        )
         self._hits = Gauge(
             "training_data_hits", "Samples of rank 0 by where they came from", ["run", "level"], registry=self._registry
         )
@@ -43,6 +55,10 @@ class TrainingMetrics:
             log.warning("the metrics port %d can't be opened (%s); training goes on without metrics", port, error)
             return 0
         return int(self._server.server_port)
+
+    def page(self) -> str:
+        """What it answers, in Prometheus' text format."""
+        return generate_latest(self._registry).decode()
 
     def close(self) -> None:
         """Stop answering."""
@@ -68,11 +84,15 @@ class TrainingMetrics:
         self._data_seconds.set(data_seconds)
         self._grad_norm.set(grad_norm)
 
-    def loaded(self, hits: Mapping[str, int], starved: int, lost: int) -> None:
-        """What the loader did since this process began; `hits` by the level of its caches."""
-        for level, count in hits.items():
+    def loaded(self, loader: Loader, lost: int, stages: Mapping[str, float]) -> None:
+        """What the loader did since this process began; `stages` in seconds, `lost` over all ranks."""
+        for stage, seconds in stages.items():
+            self._stages.labels(self._run, stage).set(seconds)
+        for level, count in loader.reader.counts.hits.items():
             self._hits.labels(self._run, level).set(count)
-        self._starved.set(starved)
+        self._batches.set(loader.batches)
+        self._threads.set(loader.threads)
+        self._starved.set(loader.starved)
         self._lost.set(lost)
 
     def evaluated(self, loss: float) -> None:

@@ -251,7 +251,10 @@ class SampleReader:
 
     def read(self, number: int) -> RawSample | None:
         """A sample; None when it is damaged wherever it lies."""
-        data = self.stretch(number)
+        return self.decode(number, self.stretch(number))
+
+    def decode(self, number: int, data: bytes | None) -> RawSample | None:
+        """A sample from its bytes; None when there are none, or none that can be decoded."""
         if data is None:
             return None
         try:

@@ -15,7 +15,7 @@ from types import TracebackType
 from trainer.data.cache import SampleReader
 from trainer.data.collate import Batch, Collator
 from trainer.data.order import Batches
-from trainer.data.shards import RawSample
+from trainer.data.stages import COLLATE, DECODE, READ, WAIT, StageClock
 
 # A warmed sample that is dropped again before its use would be work for nothing.
 _WARM_SHARE = 0.5
@@ -47,20 +47,26 @@ class Loader:
         ahead: int = 8,
         pin_memory: bool = False,
         on_lost: Callable[[Sequence[str]], None] = lambda _keys: None,
+        clock: StageClock | None = None,
     ) -> None:
         """
         Args:
             order: gives the batches from the start, as `rank_batches` does; it is called a second time to warm the disk
             ahead: batches that are made before they are asked for
+            clock: told how long what took
             on_lost: told the keys of samples that could not be read, in the thread that asks for batches
         """
         self.reader, self.collator = reader, collator
         self._order, self._pin, self._on_lost = order(), pin_memory, on_lost
+        self._clock = clock or StageClock()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="loader")
         self._waiting: deque[tuple[Future[tuple[Batch, list[str]]], int]] = deque()
         self._closed = threading.Event()
         self._warmer: threading.Thread | None = None
         self._taken = threading.Semaphore(0)
+        self.threads = threads
+        self.batches = 0
+        """Batches that were taken."""
         self.starved = 0
         """Batches that were not ready when they were asked for."""
         self.lost = 0
@@ -76,14 +82,18 @@ class Loader:
         self._waiting.append((self._pool.submit(self._make, numbers), consumed))
 
     def _make(self, numbers: Sequence[int]) -> tuple[Batch, list[str]]:
-        samples: list[RawSample | None] = [self.reader.read(number) for number in numbers]
+        with self._clock.stage(READ):
+            found = [self.reader.stretch(number) for number in numbers]
+        with self._clock.stage(DECODE):
+            samples = [self.reader.decode(number, data) for number, data in zip(numbers, found, strict=True)]
         lost = [
             self.reader.shards.entries[number].key
             for number, sample in zip(numbers, samples, strict=True)
             if sample is None
         ]
-        batch = self.collator.collate(samples)
-        return (batch.pin_memory() if self._pin else batch), lost
+        with self._clock.stage(COLLATE):
+            batch = self.collator.collate(samples)
+            return (batch.pin_memory() if self._pin else batch), lost
 
     def __iter__(self) -> Iterator[tuple[Batch, int]]:
         return self
@@ -91,10 +101,12 @@ class Loader:
     def __next__(self) -> tuple[Batch, int]:
         """The next batch, and the samples consumed after the step that it belongs to (see `rank_batches`)."""
         future, consumed = self._waiting.popleft()
+        self.batches += 1
         self.starved += not future.done()
         self._submit()
         self._taken.release()
-        batch, lost = future.result()
+        with self._clock.stage(WAIT):
+            batch, lost = future.result()
         if lost:
             self.lost += len(lost)
             self._on_lost(lost)
