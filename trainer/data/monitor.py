@@ -126,9 +126,7 @@ def _rank_0(inventory: Path) -> str:
 
 @app.command()
 def monitor(
-    url: Annotated[
-        str | None, typer.Option(help="Rank 0's metrics (default: those of the site's run).")
-    ] = None,
+    url: Annotated[str | None, typer.Option(help="Rank 0's metrics (default: those of the site's run).")] = None,
     run: Annotated[str | None, typer.Option(help="The run, if there are several.")] = None,
     seconds: Annotated[float, typer.Option(min=1, max=3600, help="How long to look.")] = 15,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")] = False,
