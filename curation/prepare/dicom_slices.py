@@ -39,6 +39,12 @@ _DECODERS = {
 }
 # May hold lossless pixels too: taken where the file says that no lossy step was ever applied (PS3.3 C.7.6.1.1.5).
 _EITHER = {"1.2.840.10008.1.2.4.81": "pyjpegls", "1.2.840.10008.1.2.4.91": "pylibjpeg"}
+# Terms of BodyPartExamined (PS3.16 annex L) as the lexicon's regions; free text and combined regions are none.
+_REGIONS = {
+    "CHEST": "chest", "LUNG": "chest", "HEART": "chest", "HEAD": "head", "BRAIN": "head", "SKULL": "head",
+    "NECK": "neck", "ABDOMEN": "abdomen", "LIVER": "abdomen", "KIDNEY": "abdomen", "PELVIS": "pelvis",
+    "CSPINE": "spine", "TSPINE": "spine", "LSPINE": "spine", "SPINE": "spine",
+}  # fmt: skip
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 # PS3.10 7.1: preamble 128 bytes, prefix 4, then the group length element, whose value counts from its own end.
 _GROUP_LENGTH, _AFTER_GROUP_LENGTH = slice(140, 144), 144
@@ -51,7 +57,8 @@ class Slice:
     """One plane: `pixels` [height, width] as stored, and what turns them into `pixels * slope + intercept`.
 
     `position_mm` and `cosines` (row direction, then column direction) are None where the file has no geometry.
-    `padding` is the range of stored values outside the scanned field. Lengths are millimetres.
+    `padding` is the range of stored values outside the scanned field. Lengths are millimetres. `region` is the
+    lexicon's name of the examined part of the body, or empty.
     """
 
     pixels: NDArray[np.integer[Any]]
@@ -67,6 +74,8 @@ class Slice:
     modality: str
     tilt_deg: float
     group: tuple[str, str]
+    series: int | None
+    region: str
 
 
 def read_slices(path: Path, max_voxels: int = MAX_VOXELS) -> list[Slice]:
@@ -190,6 +199,8 @@ def _slice(dataset: Dataset, pixels: NDArray[np.integer[Any]], frame: int) -> Sl
         modality=str(dataset.get("Modality", "OT")),
         tilt_deg=float(dataset.get("GantryDetectorTilt") or 0.0),
         group=(str(dataset.get("SeriesInstanceUID", "")), str(dataset.get("FrameOfReferenceUID", ""))),
+        series=int(dataset.SeriesNumber) if dataset.get("SeriesNumber") is not None else None,
+        region=_REGIONS.get(str(dataset.get("BodyPartExamined", "")), ""),
     )
 
 

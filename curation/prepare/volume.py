@@ -41,6 +41,8 @@ class Volume:
         positions_mm: each slice's place along the normal; empty without geometry
         tilt_deg: of the gantry, from the positions or, for one slice, from the header; nothing is sheared back
         clipped: voxels outside int16, set to its limit
+        series: SeriesNumber: how reports refer to the series
+        region: the lexicon's name of the examined part of the body, or empty
     """
 
     voxels: NDArray[np.integer[Any]]
@@ -55,6 +57,8 @@ class Volume:
     cosines: tuple[float, ...] | None
     tilt_deg: float
     clipped: int
+    series: int | None = None
+    region: str = ""
 
     @property
     def tilted(self) -> bool:
@@ -66,6 +70,12 @@ class Volume:
         if self.cosines is None:
             return ""
         return ("sagittal", "coronal", "axial")[int(np.argmax(np.abs(_normal(self.cosines))))]
+
+    @property
+    def ascending(self) -> bool:
+        """Whether later slices lie further left (sagittal), back (coronal) or up (axial): DICOM's axes."""
+        normal = _normal(self.cosines) if self.cosines is not None else np.zeros(3)
+        return bool(normal[int(np.argmax(np.abs(normal)))] > 0)
 
 
 def load_volume(paths: Sequence[Path], max_voxels: int = MAX_VOXELS) -> Volume:
@@ -120,6 +130,8 @@ def build_volume(slices: Sequence[Slice]) -> Volume:
         cosines=first.cosines,
         tilt_deg=tilt,
         clipped=clipped,
+        series=first.series,
+        region=first.region,
     )
 
 
