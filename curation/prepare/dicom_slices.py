@@ -6,6 +6,7 @@ A file holds one slice or several frames; enhanced objects say for each frame wh
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -45,6 +46,8 @@ _REGIONS = {
     "NECK": "neck", "ABDOMEN": "abdomen", "LIVER": "abdomen", "KIDNEY": "abdomen", "PELVIS": "pelvis",
     "CSPINE": "spine", "TSPINE": "spine", "LSPINE": "spine", "SPINE": "spine",
 }  # fmt: skip
+# A code and nothing that somebody wrote.
+_MODALITY = re.compile(r"[A-Z]{2,10}")
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 # PS3.10 7.1: preamble 128 bytes, prefix 4, then the group length element, whose value counts from its own end.
 _GROUP_LENGTH, _AFTER_GROUP_LENGTH = slice(140, 144), 144
@@ -184,6 +187,7 @@ def _slice(dataset: Dataset, pixels: NDArray[np.integer[Any]], frame: int) -> Sl
     position, cosines, spacing = value("ImagePositionPatient"), value("ImageOrientationPatient"), value("PixelSpacing")
     if spacing is None:
         spacing = dataset.get("ImagerPixelSpacing")
+    modality = str(dataset.get("Modality", ""))
     slope, intercept, thickness = value("RescaleSlope"), value("RescaleIntercept"), value("SliceThickness")
     return Slice(
         pixels=pixels,
@@ -196,7 +200,7 @@ def _slice(dataset: Dataset, pixels: NDArray[np.integer[Any]], frame: int) -> Sl
         padding=None if padding is None else (min(float(padding), float(limit)), max(float(padding), float(limit))),
         inverted=dataset.get("PhotometricInterpretation") == "MONOCHROME1",
         number=int(dataset.get("InstanceNumber") or 0) if int(dataset.get("NumberOfFrames") or 1) == 1 else frame + 1,
-        modality=str(dataset.get("Modality", "OT")),
+        modality=modality if _MODALITY.fullmatch(modality) else "OT",
         tilt_deg=float(dataset.get("GantryDetectorTilt") or 0.0),
         group=(str(dataset.get("SeriesInstanceUID", "")), str(dataset.get("FrameOfReferenceUID", ""))),
         series=int(dataset.SeriesNumber) if dataset.get("SeriesNumber") is not None else None,

@@ -30,8 +30,8 @@ from curation.prepare.workers import Task
 
 Rejected = tuple[tuple[str, str], ...]
 _KINDS: tuple[Kind, ...] = ("ecg", "eeg")
-# Parts of other files, or what the sample is described by.
-_NOT_ALONE = {".dat", ".json"}
+# Read otherwise, parts of other files, or what the sample is described by.
+_NOT_RECORDINGS = {".dcm", ".txt", ".dat", ".json"}
 
 
 class SampleError(UnfitError):
@@ -82,7 +82,8 @@ def prepare_patient(task: Task, parameters: dict[str, Any]) -> tuple[bytes, Reje
     text = "\n".join(_notes(paths))
     arrays: dict[str, NDArray[Any]] = {}
     rejected: list[tuple[str, str]] = []
-    volumes, waveforms = _volumes(paths, rejected), _waveforms(paths, rejected, settings)
+    volumes, recordings = _volumes(paths, rejected)
+    waveforms = _waveforms([*recordings, *(path for path in paths if path.suffix not in _NOT_RECORDINGS)], rejected)
     described = [*_add_volumes(volumes, arrays, settings, task.id, rejected)]
     recorded = [*_add_waveforms(waveforms, arrays, settings, rejected)]
     if rejected and not described and not recorded:
@@ -126,8 +127,9 @@ def _notes(paths: list[Path]) -> Iterator[str]:
             raise SampleError("bad_text") from None
 
 
-def _volumes(paths: list[Path], rejected: list[tuple[str, str]]) -> list[tuple[str, Volume]]:
-    """The volumes of the folder with the name of their first file. What is a recording in DICOM is not taken here."""
+def _volumes(paths: list[Path], rejected: list[tuple[str, str]]) -> tuple[list[tuple[str, Volume]], list[Path]]:
+    """The volumes of the folder with the name of their first file, and the DICOM files without a picture."""
+    others: list[Path] = []
     series: dict[tuple[str, str], list[tuple[str, list[Slice]]]] = {}
     for path in paths:
         if path.suffix != ".dcm":
@@ -135,7 +137,9 @@ def _volumes(paths: list[Path], rejected: list[tuple[str, str]]) -> list[tuple[s
         try:
             slices = read_slices(path)
         except VolumeError as error:
-            if error.reason != "no_pixels":
+            if error.reason == "no_pixels":
+                others.append(path)
+            else:
                 rejected.append((path.name, error.reason))
         else:
             series.setdefault(slices[0].group, []).append((path.name, slices))
@@ -145,16 +149,13 @@ def _volumes(paths: list[Path], rejected: list[tuple[str, str]]) -> list[tuple[s
             found.append((files[0][0], build_volume([each for _, slices in files for each in slices])))
         except VolumeError as error:
             rejected += [(name, error.reason) for name, _ in files]
-    return found
+    return found, others
 
 
-def _waveforms(
-    paths: list[Path], rejected: list[tuple[str, str]], settings: Parameters
-) -> list[tuple[str, Kind, Waveform]]:
+def _waveforms(paths: list[Path], rejected: list[tuple[str, str]]) -> list[tuple[str, Kind, Waveform]]:
+    """Each recording, as an ECG if it has leads of one, else as an EEG."""
     found = []
     for path in paths:
-        if path.suffix in _NOT_ALONE or path.suffix == ".txt" or (path.suffix == ".dcm" and not _is_recording(path)):
-            continue
         reason = ""
         for kind in _KINDS:
             try:
@@ -165,17 +166,6 @@ def _waveforms(
         else:
             rejected.append((path.name, reason))
     return found
-
-
-def _is_recording(path: Path) -> bool:
-    """Whether a DICOM file without a picture is to be read as a recording."""
-    import pydicom
-
-    try:
-        dataset = pydicom.dcmread(BytesIO(path.read_bytes()), stop_before_pixels=True)
-    except Exception:  # told of as an unreadable picture already
-        return False
-    return "Rows" not in dataset
 
 
 def _add_volumes(

@@ -24,7 +24,7 @@ _WHITE = 65535
 _COSINE = 1e-3
 _SPACING_MM = 1e-3
 _SAME_PLACE_MM = 1e-2
-# A step may differ from the median step by this share (the table moves unevenly); by half of it, a slice is missing.
+# A step may differ from the usual one by this share (the table moves unevenly); by half of it, a slice is missing.
 _STEP, _MISSING = 0.05, 0.5
 # A tilt that is less does not move a slice by a voxel over a usual stack.
 _TILT_DEG = 0.5
@@ -181,12 +181,13 @@ def _ordered(slices: Sequence[Slice]) -> tuple[list[Slice], tuple[float, ...]]:
 
 
 def _step(places: Sequence[float]) -> float:
-    """The distance between slices: the mean, after each step was found equal to the median within the tolerance."""
+    """The distance between slices: the mean, after each step was found equal to the usual one within the tolerance."""
     steps = np.diff(places)
     if (steps < _SAME_PLACE_MM).any():
         raise VolumeError("duplicate_slice")
-    median = float(np.median(steps))
-    off = steps / median - 1
+    # The lower median: one step of two is then not judged by their mean.
+    usual = float(np.sort(steps)[(len(steps) - 1) // 2])
+    off = steps / usual - 1
     # A stack of which most steps are alike and some are much longer misses slices; otherwise it is irregular.
     if (off > _MISSING).any():
         raise VolumeError("gap")
