@@ -89,13 +89,20 @@ def read_slices(path: Path, max_voxels: int = MAX_VOXELS) -> list[Slice]:
     """
     with _quiet():
         dataset = _read(path)
-        decoder = _decoder(dataset)
-        _check_declared(dataset, max_voxels)
+        try:
+            decoder = _decoder(dataset)
+            _check_declared(dataset, max_voxels)
+        except VolumeError:
+            raise
+        except Exception:  # elements are parsed when they are first read, and a damaged one fails in many ways
+            raise VolumeError("unreadable") from None
         try:
             pixels = np.asarray(pixel_array(dataset, raw=True, decoding_plugin=decoder))
         except MemoryError:
             raise VolumeError("too_large") from None
-        except Exception:  # the libraries' messages quote the file
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:  # the libraries' messages quote the file; the panic of a decoder in Rust is no Exception
             raise VolumeError("pixels_damaged") from None
         if pixels.ndim == 2:
             pixels = pixels[None]
@@ -103,7 +110,7 @@ def read_slices(path: Path, max_voxels: int = MAX_VOXELS) -> list[Slice]:
             raise VolumeError("not_greyscale")
         try:
             return [_slice(dataset, pixels[frame], frame) for frame in range(len(pixels))]
-        except (TypeError, ValueError, AttributeError, IndexError, OverflowError):
+        except Exception:  # as above
             raise VolumeError("bad_geometry") from None
 
 

@@ -30,7 +30,7 @@ class VolumeError(UnfitError):
         "too_large": "the pixels are more than the limit, or the file inflates beyond it",
         "not_greyscale": "the picture is in colour",
         "no_position": "several slices, but not all say where they are",
-        "bad_geometry": "the orientation or the spacing is not usable",
+        "bad_geometry": "the orientation, the spacing or another value of a slice is not usable",
         "mixed_series": "the files are of several series, modalities or frames of reference",
         "mixed_size": "the slices differ in rows or columns",
         "mixed_orientation": "the slices are not parallel",

@@ -75,12 +75,11 @@ def load_waveform(path: Path, kind: Kind) -> Waveform:
         try:
             if path.stat().st_size > _MAX_BYTES:
                 raise WaveformError("unreadable")
-            channels = list(reader(path, kind))
+            return _joined(list(reader(path, kind)), kind)
         except WaveformError:
             raise
         except Exception:  # the libraries' messages quote the file
             raise WaveformError("unreadable") from None
-    return _joined(channels, kind)
 
 
 def _joined(found: list[_Raw], kind: Kind) -> Waveform:
@@ -154,7 +153,7 @@ def _wfdb(path: Path, kind: Kind) -> Iterator[_Raw]:
     if record.p_signal is None:
         raise WaveformError("empty")
     for name, unit, values in zip(record.sig_name, record.units, record.p_signal.T, strict=True):
-        yield _Raw(name, unit, float(record.fs), np.asarray(values, np.float64))
+        yield _Raw(name or "", unit or "", float(record.fs), np.asarray(values, np.float64))
 
 
 def _csv(path: Path, kind: Kind) -> Iterator[_Raw]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -208,6 +209,26 @@ def test_a_file_that_inflates_beyond_the_limit_is_refused(tmp_path: Path, monkey
     monkeypatch.setattr(dicom_slices, "MAX_BYTES", 4 << 20)
     assert (tmp_path / "a.dcm").stat().st_size < 1 << 16
     assert _reason([tmp_path / "a.dcm"]) == "too_large"
+
+
+@pytest.mark.parametrize(
+    "name", ["CT_small", "MR_small_RLE", "MR_small_jp2klossless", "MR_small_bigendian", "image_dfl"]
+)
+def test_a_file_with_wrong_bytes_gives_a_volume_or_a_reason(tmp_path: Path, name: str) -> None:
+    """Among what other errors escaped: unknown value representations, the panic of a decoder (no `Exception`)."""
+    whole, chance = Path(str(get_testdata_file(f"{name}.dcm", download=False))).read_bytes(), random.Random(7)
+    reasons = set()
+    for _ in range(60):
+        data = bytearray(whole)
+        end = chance.choice((2500, len(data)))
+        for _ in range(chance.choice((1, 3, 30))):
+            data[chance.randrange(min(end, len(data)))] = chance.randrange(256)
+        (tmp_path / "a.dcm").write_bytes(data)
+        try:
+            load_volume([tmp_path / "a.dcm"])
+        except VolumeError as error:
+            reasons.add(error.reason)
+    assert len(reasons) > 1
 
 
 def _enhanced(path: Path, syntax: Any) -> NDArray[Any]:
