@@ -47,6 +47,7 @@ class WaveformError(UnfitError):
         "unreadable": "the recording cannot be read",
         "unknown_format": "the file is neither EDF, WFDB, CSV nor DICOM",
         "unsafe_path": "the header names a file outside its folder",
+        "too_large": "the recording is larger than the limit",
         "empty": "the recording has no samples",
         "too_short": "the recording is shorter than the filter needs",
         "no_channels": "none of the wanted channels is in it",

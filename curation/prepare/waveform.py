@@ -41,7 +41,8 @@ _VOLTS = {"v": 1.0, "mv": 1e-3, "uv": 1e-6, "µv": 1e-6, "μv": 1e-6, "nv": 1e-9
 # Beyond these (99th percentile of the distance from the median) the declared unit is wrong: ECG amplifiers take
 # +-5 mV (IEC 60601-2-25), scalp EEG stays below a few hundred uV (ACNS guideline 1), artefacts are ten times that.
 _PLAUSIBLE: dict[Kind, float] = {"ecg": 20.0, "eeg": 5000.0}
-_MAX_BYTES = 1 << 31
+# 86 MB are usual for a patient; in double precision, and filtered, a recording takes ten times its file.
+MAX_BYTES = 1 << 28
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +74,17 @@ def load_waveform(path: Path, kind: Kind) -> Waveform:
     reader = _reader(path)
     with _quiet():
         try:
-            if path.stat().st_size > _MAX_BYTES:
-                raise WaveformError("unreadable")
+            _check_size([path])
             return _joined(list(reader(path, kind)), kind)
         except WaveformError:
             raise
         except Exception:  # the libraries' messages quote the file
             raise WaveformError("unreadable") from None
+
+
+def _check_size(paths: list[Path]) -> None:
+    if sum(path.stat().st_size for path in set(paths)) > MAX_BYTES:
+        raise WaveformError("too_large")
 
 
 def _joined(found: list[_Raw], kind: Kind) -> Waveform:
@@ -149,6 +154,7 @@ def _wfdb(path: Path, kind: Kind) -> Iterator[_Raw]:
     for name in {*(getattr(header, "file_name", None) or ()), *(getattr(header, "seg_name", None) or ())}:
         if Path(name).name != name or (path.parent / name).is_symlink():
             raise WaveformError("unsafe_path")
+    _check_size([path.parent / name for name in (getattr(header, "file_name", None) or ())])
     record = wfdb.rdrecord(str(path.with_suffix("")))
     if record.p_signal is None:
         raise WaveformError("empty")

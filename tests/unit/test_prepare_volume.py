@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.sequence import Sequence
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -189,7 +190,7 @@ def test_damage_and_bombs_are_refused_without_a_word_of_the_file(tmp_path: Path)
     assert _reason([path]) == "too_large"
     dataset = _ct()
     dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
-    dataset.PixelData = pydicom.encaps.encapsulate([b"\xff\xd8\xff\xd9"])
+    dataset.PixelData = encapsulate([b"\xff\xd8\xff\xd9"])
     dataset["PixelData"].VR = "OB"
     dataset.save_as(path)
     assert _reason([path]) == "syntax_not_lossless"
@@ -229,6 +230,23 @@ def test_a_file_with_wrong_bytes_gives_a_volume_or_a_reason(tmp_path: Path, name
         except VolumeError as error:
             reasons.add(error.reason)
     assert len(reasons) > 1
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless, "gdcm"])
+def test_a_codestream_that_was_cut_is_not_taken_for_a_picture(tmp_path: Path, syntax: Any) -> None:
+    path = tmp_path / "a.dcm"
+    if syntax == "gdcm":
+        _jpeg_lossless(path, "JPEGLosslessProcess14_1")
+        dataset = pydicom.dcmread(path)
+    else:
+        dataset = _ct()
+        dataset.compress(syntax)
+    frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
+    for share in (0.3, 0.97):
+        dataset.PixelData = encapsulate([frame[: int(len(frame) * share) // 2 * 2]])
+        dataset["PixelData"].VR = "OB"
+        dataset.save_as(path)
+        assert _reason([path]) == "pixels_damaged"
 
 
 def _enhanced(path: Path, syntax: Any) -> NDArray[Any]:

@@ -119,6 +119,13 @@ def test_a_header_cannot_name_a_file_elsewhere(tmp_path: Path) -> None:
     assert _reason(tmp_path / "b" / "a.hea") == "unsafe_path"
 
 
+def test_a_recording_beyond_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wfdb.wrsamp("a", 500, ["mV"], ["I"], p_signal=_trace()[:1].T, fmt=["16"], write_dir=str(tmp_path))
+    monkeypatch.setattr("curation.prepare.waveform.MAX_BYTES", 5000)
+    assert _reason(tmp_path / "a.hea") == "too_large"
+    assert _reason(DICOM) == "too_large"
+
+
 def _sine(hertz: float, rate: float = 500, seconds: float = 20, amplitude: float = 1.0) -> NDArray[np.float64]:
     return amplitude * np.sin(2 * np.pi * hertz * np.arange(int(rate * seconds)) / rate)
 
