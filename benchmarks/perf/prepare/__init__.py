@@ -1,0 +1,1 @@
+"""What preparation costs: `python -m benchmarks.perf.prepare` writes benchmarks/results/prepare.json."""
