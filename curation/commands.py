@@ -17,8 +17,9 @@ from medllm.manifest import load_or_create_private_key, load_private_key, load_p
 
 # No rich tracebacks: they would print local variables, and those hold patients' data.
 app = typer.Typer(
-    help="Make patients' data safe and ready: sample, deid, pack, verify, publish.",
-    epilog="`medllm data monitor` says where the time of a run that reads them goes.",
+    help="Make patients' data safe and ready: sample, deid, prepare, pack, verify, publish.",
+    epilog="`medllm data prepare` makes volumes, waveforms and findings of a de-identified tree; "
+    "`medllm data monitor` says where the time of a run that reads a data set goes.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

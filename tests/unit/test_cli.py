@@ -27,11 +27,12 @@ def test_the_summary_lists_exactly_the_commands_that_exist() -> None:
     assert set(SUMMARIES) == {entry.name.partition(".")[0] for entry in entry_points(group="medllm.commands")}
 
 
-def test_a_part_that_another_package_brings_is_told_beside_the_others() -> None:
-    done = medllm("data", "monitor", "--help")
+@pytest.mark.parametrize("part", ["monitor", "prepare"])
+def test_a_part_that_another_module_brings_is_told_beside_the_others(part: str) -> None:
+    done = medllm("data", part, "--help")
     assert done.returncode == 0
-    assert "Usage: medllm data monitor" in done.stdout
-    assert "medllm data monitor" in medllm("data", "--help").stdout
+    assert f"Usage: medllm data {part}" in done.stdout
+    assert f"medllm data {part}" in medllm("data", "--help").stdout
 
 
 def test_help_names_every_command_and_loads_none_of_them() -> None:

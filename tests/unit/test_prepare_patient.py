@@ -144,7 +144,17 @@ def test_the_command_prepares_a_tree_and_refuses_wrong_options(tmp_path: Path) -
     (tree / "patients/p3/note.txt").unlink()
     sign_manifest(tree, signer, {"stage": "deid"})
     (tmp_path / "deid.pub").write_bytes(public_key_pem(signer.public_key()))
-    command = [sys.executable, "-m", "curation.prepare", str(tree), str(tmp_path / "out"), "--processes", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "cli.main",
+        "data",
+        "prepare",
+        str(tree),
+        str(tmp_path / "out"),
+        "--processes",
+        "2",
+    ]
     command += ["--key", str(tmp_path / "deid.pub")]
     bad = subprocess.run([*command, "--spacing", "1,2"], capture_output=True, text=True, check=False)
     assert (bad.returncode, "three numbers" in bad.stderr) == (2, True)

@@ -1,7 +1,8 @@
-"""`python -m curation.prepare CLEAN PREPARED`: prepare a de-identified tree. Prints counts and reasons only."""
+"""`medllm data prepare CLEAN PREPARED`: prepare a de-identified tree. Prints counts and reasons only."""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -13,39 +14,48 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from curation.prepare.patient import Parameters
 from curation.prepare.tree import prepare_tree, progress_bar
 from curation.prepare.workers import WorkersError, local_processes
-from medllm.errors import UserError, system_error, user_error
+from medllm.errors import user_error
 from medllm.files import state_dir
 from medllm.manifest import load_private_key, load_public_key
 
+# No rich tracebacks: they would print local variables, and those hold patients' data.
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-def main(
+
+@app.command()
+def prepare(
     source: Path,
     destination: Path,
-    key: Annotated[Path | None, typer.Option(help="Public key (PEM) of `medllm data deid`; the host's own.")] = None,
+    key: Annotated[
+        Path | None, typer.Option(help="Public key (PEM) of `medllm data deid`; the host's own by default.")
+    ] = None,
     processes: Annotated[int, typer.Option(min=1, help="Worker processes.")] = os.cpu_count() or 1,
     spacing: Annotated[str, typer.Option(help="Slices,rows,columns in mm, as 2.5,1,1; empty leaves it.")] = "",
     variants: Annotated[int, typer.Option(min=0, max=100, help="Variants of the middle slice.")] = 0,
     mains: Annotated[int, typer.Option(help="Frequency of the mains, 50 or 60 Hz.")] = 50,
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(help="Of the variants.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Prepare a de-identified tree; a run that was stopped goes on where it was."""
+    """Prepare a de-identified tree: volumes, waveforms, findings. A run that was stopped goes on where it was.
+
+    Exit code 0 also when samples were quarantined: each is in the index with its reason.
+    """
+    if mains not in {50, 60}:
+        raise user_error("the mains have 50 or 60 Hz", "give --mains 50 or --mains 60", key="--mains")
+    settings = Parameters(spacing_mm=_spacing(spacing), variants=variants, mains_hz=float(mains), seed=seed)
     try:
-        if mains not in {50, 60}:
-            raise user_error("the mains have 50 or 60 Hz", "give --mains 50 or --mains 60", key="--mains")
-        settings = Parameters(spacing_mm=_spacing(spacing), variants=variants, mains_hz=float(mains), seed=seed)
-        trusted = _trusted(key)
         with progress_bar() as progress:
-            done = prepare_tree(source, destination, trusted, settings, local_processes(processes), progress)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(2) from None
-    except OSError as error:
-        told, code = system_error(error)
-        print(told, file=sys.stderr)
-        raise typer.Exit(code) from None
+            done = prepare_tree(source, destination, _trusted(key), settings, local_processes(processes), progress)
     except WorkersError as error:
-        print(f"{error}. Fix: give them more memory, or fewer --processes", file=sys.stderr)
+        print(f"error: {error}. Fix: give them more memory, or fewer --processes", file=sys.stderr)
         raise typer.Exit(1) from None
+    if as_json:
+        facts = {
+            "samples": done.done, "quarantined": done.quarantined, "data_version": done.data_version,
+            "reasons": dict(done.reasons), "parts_left_out": dict(done.rejected),
+        }  # fmt: skip
+        print(json.dumps(facts))
+        return
     print(f"{destination}: {done.done} samples, {done.quarantined} quarantined; data version {done.data_version}")
     for what, reasons in (("quarantined", done.reasons), ("parts left out", done.rejected)):
         for reason, count in sorted(reasons.items()):
@@ -67,9 +77,3 @@ def _spacing(text: str) -> tuple[float, ...]:
         rule = "a spacing is three numbers of millimetres above 0"
         raise user_error(rule, "give slices,rows,columns, as 2.5,1,1", key="--spacing")
     return values
-
-
-if __name__ == "__main__":
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(main)
-    app()
