@@ -20,6 +20,7 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.encaps import generate_frames
 from pydicom.pixels.utils import pixel_array
 
 from curation.prepare.reasons import VolumeError
@@ -97,6 +98,8 @@ def read_slices(path: Path, max_voxels: int = MAX_VOXELS) -> list[Slice]:
         except Exception:  # elements are parsed when they are first read, and a damaged one fails in many ways
             raise VolumeError("unreadable") from None
         try:
+            if decoder == "pyjpegls":
+                _check_ends(dataset)
             pixels = np.asarray(pixel_array(dataset, raw=True, decoding_plugin=decoder))
         except MemoryError:
             raise VolumeError("too_large") from None
@@ -185,6 +188,13 @@ def _check_declared(dataset: Dataset, max_voxels: int) -> None:
         raise VolumeError("too_large")
     if samples != 1 or dataset.get("PhotometricInterpretation") == "PALETTE COLOR":
         raise VolumeError("not_greyscale")
+
+
+def _check_ends(dataset: Dataset) -> None:
+    """Every frame has its end marker: the decoder of JPEG-LS works for seconds on one that was cut before it fails."""
+    for frame in generate_frames(dataset.PixelData, number_of_frames=int(dataset.get("NumberOfFrames") or 1)):
+        if not frame.rstrip(b"\0").endswith(b"\xff\xd9"):
+            raise VolumeError("pixels_damaged")
 
 
 def _slice(dataset: Dataset, pixels: NDArray[np.integer[Any]], frame: int) -> Slice:

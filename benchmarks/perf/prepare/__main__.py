@@ -28,7 +28,7 @@ from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 from scipy.ndimage import zoom
 
 from curation.prepare.align import SeriesFacts, align
-from curation.prepare.augment import Augmentation, make_pool
+from curation.prepare.augment import Augmentation, make_pool, pick, row_of, to_bytes
 from curation.prepare.entities import extract
 from curation.prepare.patient import Parameters, prepare_patient, tasks_of
 from curation.prepare.signals import prepare_waveform, spectrum
@@ -145,7 +145,9 @@ def _parts(folder: Path) -> dict[str, float]:
         np.zeros((_SLICES, _SIDE, _SIDE), np.int16), (1.25, 0.7, 0.7), "CT", "HU", 0, 1, tuple(range(_SLICES)),
         tuple(1.25 * place for place in range(_SLICES)), None, None, 0.0, 0,
     )  # fmt: skip
+    pool = folder / "pool.npy"
     large = load_volume([folder / "uncompressed.dcm"]).voxels[0]
+    pool.write_bytes(to_bytes(make_pool(large, 0, "s", Augmentation())))
     return {
         "ct_128": _ms(lambda: load_volume([ct]), 10),
         "thumbnail_128": _ms(lambda: thumbnail(volume, SOFT_TISSUE), 10),
@@ -156,6 +158,8 @@ def _parts(folder: Path) -> dict[str, float]:
         "align": _ms(lambda: align(entities, series), 10),
         "resample_16x512x512_to_half": _ms(lambda: resample(stack, (2.5, 1.4, 1.4))),
         "pool_10_variants_512": _ms(lambda: make_pool(large, 0, "s", Augmentation())),
+        "row_of_one_variant": _ms(lambda: row_of(0, "s", 9, Augmentation()), 30),
+        "pick_one_variant_512": _ms(lambda: pick(pool, 1), 30),
     }
 
 
