@@ -34,7 +34,7 @@ def train(
     ),
     nodes: Annotated[
         int | None,
-        typer.Option(min=1, help="Nodes to use [default: all that Slurm has]; with local the ranks [default: 1]."),
+        typer.Option(min=1, help="Nodes to use (default: all that Slurm has); with local the ranks (default: 1)."),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Refuse to start a new run: there must be a checkpoint.")
@@ -43,7 +43,7 @@ def train(
     overrides: Annotated[list[str] | None, typer.Option("--set", help="SECTION.KEY=VALUE, may be repeated.")] = None,
     key: Annotated[
         Path | None,
-        typer.Option(help="Public key of the data sets [default: keys/data.pub where medllm data keeps it]."),
+        typer.Option(help="Public key of the data sets (default: keys/data.pub where medllm data keeps it)."),
     ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return once the job is queued.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan; touch no machine.")] = False,
