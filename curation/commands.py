@@ -19,7 +19,8 @@ from medllm.manifest import load_or_create_private_key, load_private_key, load_p
 app = typer.Typer(
     help="Make patients' data safe and ready: sample, deid, prepare, pack, verify, publish.",
     epilog="`medllm data prepare` makes volumes, waveforms and findings of a de-identified tree; "
-    "`medllm data monitor` says where the time of a run that reads a data set goes.",
+    "`medllm data monitor` says where the time of a run that reads a data set goes; "
+    "`medllm data tune` finds the loader's threads.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

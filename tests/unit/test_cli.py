@@ -27,7 +27,7 @@ def test_the_summary_lists_exactly_the_commands_that_exist() -> None:
     assert set(SUMMARIES) == {entry.name.partition(".")[0] for entry in entry_points(group="medllm.commands")}
 
 
-@pytest.mark.parametrize("part", ["monitor", "prepare"])
+@pytest.mark.parametrize("part", ["monitor", "prepare", "tune"])
 def test_a_part_that_another_module_brings_is_told_beside_the_others(part: str) -> None:
     done = medllm("data", part, "--help")
     assert done.returncode == 0
