@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import cache, lru_cache
 from typing import Any
@@ -137,18 +138,16 @@ def _tag(view: str) -> tuple[tuple[int, int, str], ...]:
 
 
 def _words(view: str) -> Iterator[tuple[int, int, str]]:
-    place = 0
-    for sentence in view.replace("。", "。\n").splitlines(keepends=True):
-        # "。\n" is one character of the view and one that was added.
-        width = len(sentence)
-        added = sentence.endswith("。\n") and view[place + width - 1 : place + width] != "\n"
-        chunk = sentence[:-1] if added else sentence
-        if _HAN.search(chunk):
-            offset = place
-            for word, tag in _tagger().run(chunk):
-                yield offset, offset + len(word), tag
-                offset += len(word)
-        place += len(chunk)
+    offset = 0
+    for line in view.splitlines(keepends=True):
+        # The model looks at short inputs; what splits them must not move what follows.
+        for sentence in re.split("(?<=。)", line):
+            place = offset
+            if _HAN.search(sentence):
+                for word, tag in _tagger().run(sentence):
+                    yield place, place + len(word), tag
+                    place += len(word)
+            offset += len(sentence)
 
 
 def _tagged_names(view: str) -> Iterator[tuple[int, int]]:
