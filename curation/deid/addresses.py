@@ -29,6 +29,9 @@ _RULES = tuple((kind, compiled(pattern)) for kind, pattern in (
     (Kind.ADDRESS, rf"(\b(?:P\.?[ ]?O\.?[ ])(?i:box)[ ]\d+{_CITY})"),
     (Kind.ADDRESS, rf"((?:{_CAPITAL}[ ]){{0,2}}{_CAPITAL},[ ]{_STATE}[ ,]{{1,2}}\d{{5}}(?:-\d{{4}})?)(?:\D|$)"),
     (Kind.ADDRESS, rf"\b({_CAPITAL}(?:[ ]{_CAPITAL})?,[ ]{_STATE.replace('M[ADEINOST]', 'M[AEINOST]').replace('PA|', '')})\b"),
+    (Kind.ADDRESS, r"(?:^|[^A-Za-z0-9])((?:[A-Z]{1,2}\d{1,2}[A-Z]?|GIR)[ ]\d[ABD-HJLNP-UW-Z]{2})(?:[^A-Za-z0-9]|$)"),
+    (Kind.ADDRESS, r"(?i:(?:^|[^a-z0-9])([abceghj-nprstvxy]\d[a-z][ ]\d[a-z]\d)(?:[^a-z0-9]|$))"),
+    (Kind.ADDRESS, r"(?i:(?:,|\b(?:oh|uk|england))[ ]([a-z]{1,2}\d{1,2}[ ]\d[abd-hjlnp-uw-z]{2})(?:[^a-z0-9]|$))"),
     (Kind.ADDRESS, r"(?i:\b(?:zip(?:[ ]?code)?|postal[ ]code|postcode)[ ]?[:#]?[ ]?)([A-Z]?[A-Z0-9]{2,4}[ -]?[A-Z0-9]{0,4})\b"),
     (Kind.ADDRESS, r"(?i:\b(?:home[ ]|mailing[ ]|street[ ]|current[ ])?address(?:[ ]on[ ]file)?[ ]?[:=][ \t]*)([^\n;]{4,100}?)(?:[ ]{2,}|[;\n|]|\.[ \n]|\.?$|(?i:,?[ ](?:phone|tel|dob|mrn|cell|email|ssn)\b))"),
     (Kind.ADDRESS, rf"(?i:\b(?:lives?|resid(?:es?|ing|ent)|living|stay(?:s|ing)|moved|relocated|travell?ed|travels|flew|drove|born|raised|grew[ ]up|home|native|immigrated|emigrated|visiting|return(?:ed|ing)|trip|works|working|commutes)"
