@@ -196,13 +196,17 @@ _AGE = r"(9\d|1[0-4]\d)"
 _AGES = tuple(
     compiled(pattern)
     for pattern in (
-        rf"(?i:\b{_AGE}[ -]*(?:years?|yrs?|y/?o|y\.o\.?|y)\b[ -]*(?:old|of[ ]age)?)",
+        rf"(?i:\b{_AGE}[ \n-]*(?:years?|yrs?|y/?o|y\.o\.?|y)\b[ -]*(?:old|of[ ]age)?)",
         rf"(?i:\bage[ds]?(?:[ ]of)?[ ]*[:=]?[ ]*{_AGE}\b)",
         rf"(?i:\b{_AGE}[ -]?(?:F|M|female|male)\b)",
         rf"{_AGE}[ ]?(?:周?岁|歲)",
         rf"年龄[:：为 ]*{_AGE}",
         r"((?:一百[零一二三四五六七八九十]{0,3}|九十[一二三四五六七八九]?))(?:周?岁|多岁|高龄)",
         r"(?i:\b((?:ninety(?:[ -](?:one|two|three|four|five|six|seven|eight|nine))?|one[ -]hundred(?:[ -](?:and[ -])?\w+)?))[ -]*(?:years?|yrs?)[ -]*(?:old|of[ ]age))",
+        r"(?i:\b(ninety[ -](?:one|two|three|four|five|six|seven|eight|nine))\b)",
+        rf"(?i:\b(?:turn(?:s|ed|ing)|aged?|年龄|高龄|享年|虚岁|今年|寿)[ \n:：]{{0,2}}{_AGE})(?:[^\d.%/]|\.\D|$)",
+        rf"(?i:\b{_AGE}(?:st|nd|rd|th)[ \n]birthday)",
+        r"(九十[一二三四五六七八九]?)(?:有余|出头|来?岁|周岁|高寿)",
         r"(?i:\b(nonagenarian|centenarian))\b",
     )
 )

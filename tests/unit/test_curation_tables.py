@@ -62,3 +62,13 @@ def test_forms(text: str, gone: str) -> None:
 def test_tagged_words_stay_in_place_behind_sentences_that_end_a_line() -> None:
     text = "患者好转。\n今日复查。\n一般情况可。\n"
     assert all(span.end <= len(text) for span in redact(text, -400).spans)
+
+
+@pytest.mark.parametrize("name", ["hope winter", "WINTER, HOPE", "tomasz o'neill", "Brooke Stone Jr.", "Quist, Amina B"])
+def test_a_name_of_everyday_words_goes_whatever_its_case(name: str) -> None:
+    assert name not in left(f"Lung sounds are clear today. The patient: {name} slept ok after 40 mg of furosemide.")
+
+
+@pytest.mark.parametrize("age", ["ninety-three", "97 y/o", "101st birthday", "turned 94"])
+def test_ages_over_89_in_words_and_phrases(age: str) -> None:
+    assert age not in left(f"The lady, {age}, is well.")
