@@ -64,7 +64,9 @@ def test_tagged_words_stay_in_place_behind_sentences_that_end_a_line() -> None:
     assert all(span.end <= len(text) for span in redact(text, -400).spans)
 
 
-@pytest.mark.parametrize("name", ["hope winter", "WINTER, HOPE", "tomasz o'neill", "Brooke Stone Jr.", "Quist, Amina B"])
+@pytest.mark.parametrize(
+    "name", ["hope winter", "WINTER, HOPE", "tomasz o'neill", "Brooke Stone Jr.", "Quist, Amina B"]
+)
 def test_a_name_of_everyday_words_goes_whatever_its_case(name: str) -> None:
     assert name not in left(f"Lung sounds are clear today. The patient: {name} slept ok after 40 mg of furosemide.")
 
@@ -72,3 +74,10 @@ def test_a_name_of_everyday_words_goes_whatever_its_case(name: str) -> None:
 @pytest.mark.parametrize("age", ["ninety-three", "97 y/o", "101st birthday", "turned 94"])
 def test_ages_over_89_in_words_and_phrases(age: str) -> None:
     assert age not in left(f"The lady, {age}, is well.")
+
+
+@pytest.mark.parametrize(
+    "text", ["签名：马和平", "驾驶员温方便，血压正常", "患者申屠和平因咳嗽入院", "姓名 周 黄 河 男"]
+)
+def test_a_labelled_chinese_name_may_be_a_word(text: str) -> None:
+    assert not any(part in left(text) for part in ("和平", "方便", "黄 河"))
