@@ -29,6 +29,9 @@ _RULES = tuple((kind, compiled(pattern)) for kind, pattern in (
     (Kind.ADDRESS, rf"(\b(?:P\.?[ ]?O\.?[ ])(?i:box)[ ]\d+{_CITY})"),
     (Kind.ADDRESS, rf"((?:{_CAPITAL}[ ]){{0,2}}{_CAPITAL},[ ]{_STATE}[ ,]{{1,2}}\d{{5}}(?:-\d{{4}})?)(?:\D|$)"),
     (Kind.ADDRESS, rf"\b({_CAPITAL}(?:[ ]{_CAPITAL})?,[ ]{_STATE.replace('M[ADEINOST]', 'M[AEINOST]').replace('PA|', '')})\b"),
+    (Kind.ADDRESS, r"(?:^|[^A-Za-z0-9])((?:[A-Z]{1,2}\d{1,2}[A-Z]?|GIR)[ ]\d[ABD-HJLNP-UW-Z]{2})(?:[^A-Za-z0-9]|$)"),
+    (Kind.ADDRESS, r"(?i:(?:^|[^a-z0-9])([abceghj-nprstvxy]\d[a-z][ ]\d[a-z]\d)(?:[^a-z0-9]|$))"),
+    (Kind.ADDRESS, r"(?i:(?:,|\b(?:oh|uk|england))[ ]([a-z]{1,2}\d{1,2}[ ]\d[abd-hjlnp-uw-z]{2})(?:[^a-z0-9]|$))"),
     (Kind.ADDRESS, r"(?i:\b(?:zip(?:[ ]?code)?|postal[ ]code|postcode)[ ]?[:#]?[ ]?)([A-Z]?[A-Z0-9]{2,4}[ -]?[A-Z0-9]{0,4})\b"),
     (Kind.ADDRESS, r"(?i:\b(?:home[ ]|mailing[ ]|street[ ]|current[ ])?address(?:[ ]on[ ]file)?[ ]?[:=][ \t]*)([^\n;]{4,100}?)(?:[ ]{2,}|[;\n|]|\.[ \n]|\.?$|(?i:,?[ ](?:phone|tel|dob|mrn|cell|email|ssn)\b))"),
     (Kind.ADDRESS, rf"(?i:\b(?:lives?|resid(?:es?|ing|ent)|living|stay(?:s|ing)|moved|relocated|travell?ed|travels|flew|drove|born|raised|grew[ ]up|home|native|immigrated|emigrated|visiting|return(?:ed|ing)|trip|works|working|commutes)"
@@ -41,6 +44,7 @@ _RULES = tuple((kind, compiled(pattern)) for kind, pattern in (
     (Kind.ADDRESS, r"((?:北京|天津|上海|重庆|河北|山西|辽宁|吉林|黑龙江|江苏|浙江|安徽|福建|江西|山东|河南|湖北|湖南|广东|海南|四川|贵州|云南|陕西|甘肃|青海|台湾|内蒙古|广西|西藏|宁夏|新疆|香港|澳门)"
                    r"(?:省|市|壮族自治区|回族自治区|维吾尔自治区|自治区|特别行政区)?[\p{Han}A-Za-z0-9-]{0,30}(?:路|街|道|巷|弄|号|室|村|镇|乡|栋|幢|单元|楼|区|县|市|组|屯|小区|花园|苑|胡同)(?:\d+(?:号|室|弄|栋|幢|单元|楼)?)*(?:-\d+)*)"),
     (Kind.ADDRESS, r"(\p{Han}{2,8}(?:路|街|大道|巷|弄|胡同|小区|花园|新村|家园)\d+(?:号|弄|栋|幢|楼|单元|室)?(?:[ ]?\d+(?:号楼?|弄|栋|幢|楼|单元|室|层|-)){0,4}\d{0,4}室?)"),
+    (Kind.ADDRESS, r"((?:\p{Han}{2,8}(?:省|市|自治区|自治州|盟|县|旗|区|镇|乡|街道|村|园区)){1,5}[\p{Han}0-9A-Z]{0,16}?\d[ ]?(?:号|室|组|户|栋|幢|单元|弄)(?:[ ]?[附0-9A-Z\p{Han}-]{0,10}[ ]?\d{1,4}[ ]?(?:号楼?|室|组|户|栋|幢|单元)|[\p{Han}]{0,6}[A-Z]?座[ ]?\d{2,4}|\d{3,4}){0,4})"),
     (Kind.ADDRESS, r"(?:邮政编码|邮编)[:： 为]{0,3}(\d{6})"),
     (Kind.FACILITY, r"((?:\p{Han}{2,6}(?:省|市|县|区|州|自治区|大学|医科大学|医学院|中医药大学))\p{Han}{0,12}(?:附属)?\p{Han}{0,6}(?:医院|卫生院|诊所|卫生服务中心|卫生室|医学中心|疗养院|养老院|妇幼保健院|保健院|急救中心|血站|疾控中心|体检中心))"),
     (Kind.FACILITY, r"(?:单位|工作单位|转自|就职于|任职于|就读于|毕业于|送检单位|转诊医院|就诊于|工作于|转至|转往|转入)[:：]?(\p{Han}{2,20}(?:公司|厂|学校|小学|中学|大学|医院|局|所|院|银行|集团|诊所|中心))"),

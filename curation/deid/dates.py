@@ -138,12 +138,13 @@ _HAN_M = r"(?P<m>1[0-2]|0?[1-9]|十[一二]?|[一二三四五六七八九])"
 _HAN_D = r"(?P<d>3[01]|[12]\d|0?[1-9]|[一二三]?十[一二三四五六七八九]?|[一二三四五六七八九])"
 # In a year-less slash date only a word before it tells 3/14 from a strength of 3/5.
 _CUE = (
-    r"(?:on|since|until|till|dated?|by|admitted|discharged|from|through|thru|seen|surgery|visit|cultures?|cultured|labs?|drawn|"
+    r"(?:on|since|until|till|dated?|by|admitted|discharged|from|through|thru|seen|surgery|visit|cultures?|cultured|labs?|drawn|dob|birth|clinic|notes?|check|nursing|sign-out|handover|service[ ]date|mvc|started|stopped|taken|performed|"
     r"appointment|f/u|follow-up)(?:[ ]on)?[: ]+"
 )
 # Tried in this order; a place that one has taken is not given to the next. The group `all` is what is replaced.
 _RULES: tuple[tuple[Any, Build], ...] = tuple(
-    (compiled(pattern), build)
+    # A column may end anywhere in a date.
+    (compiled(pattern.replace("[ ]", r"[ \n]").replace("[ /-]", r"[ \n/-]")), build)
     for pattern, build in (
         (rf"(?:^|\D)(?P<all>{_Y}[ ]?(?P<s>[-/.])[ ]?{_M2}[-/.][ ]?{_D2})(?:\D|$)", _ymd),
         (r"(?:^|[^\d./-])(?P<all>(?P<m>\d{1,2})(?P<s>[-/.])(?P<d>\d{1,2})[-/.](?P<y>(?:19|20)\d\d))(?:\D|$)", _mdy),
@@ -152,7 +153,7 @@ _RULES: tuple[tuple[Any, Build], ...] = tuple(
         (rf"(?i:\b(?P<all>{_M}[ ]?(?P<d>\d{{1,2}})(?:st|nd|rd|th)?\b[ ]?,?[ ]?{_Y})\b)", _month_first),
         (rf"(?i:\b(?P<all>(?P<d>\d{{1,2}})(?:st|nd|rd|th)?[ /-]?(?:of[ ])?{_M}[ /-]?,?[ ]?{_Y})(?:[^\d]|$))", _day_first),
         (rf"(?i:\b(?P<all>{_MONTH_WORD}\.?[ ]?\d{{1,2}}(?:st|nd|rd|th)?[ ]?(?:-|to|and)[ ]?\d{{1,2}}(?:st|nd|rd|th)?,?[ ](?:19|20)\d\d)\b)", _tag),
-        (rf"(?i:\b(?P<all>(?P<d>\d{{1,2}})[ /-]?{_M}[ /-]?'?(?P<y>\d\d))\b)(?:[^\d:%]|$)", _day_first),
+        (rf"(?i:\b(?P<all>(?P<d>\d{{1,2}})[ /-]?{_M}[ /-]?'?(?P<y>\d\d))\b)(?:[^\d:%]|:\D|$)", _day_first),
         (r"(?:^|[^\d./-])(?P<all>(?P<m>1[0-2]|0?[1-9])(?P<s>/)(?P<y>(?:19|20)\d\d))(?:[^\d/]|$)", _slash_month),
         (r"(?:^|[^\d./-])(?P<all>(?P<y>(?:19|20)\d\d)(?P<s>[-/.])(?P<m>1[0-2]|0[1-9]))(?:[^\d./-]|$)", _month_last),
         (r"(?i:(?:^|[^\dA-Za-z])(?P<all>(?P<d>\d{1,2})(?P<m>jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)(?P<y>(?:19|20)?\d\d))(?:\D|$))", _day_first),
@@ -167,8 +168,10 @@ _RULES: tuple[tuple[Any, Build], ...] = tuple(
         # Without a year nothing says where the shifted day lies: the tag.
         (rf"(?:^|[^\d年])(?P<all>{_HAN_M}[ ]?月[ ]?{_HAN_D}[ ]?[日号])", _tag),
         (rf"(?i:\b(?P<all>{_MONTH_WORD}\.?[ ]?\d{{1,2}}(?:st|nd|rd|th)?(?:[ ]?(?:-|to|and|&)[ ]?\d{{1,2}}(?:st|nd|rd|th)?)?)\b)(?:[^\d%/]|$)", _tag),
-        (rf"(?i:\b(?P<all>\d{{1,2}}(?:st|nd|rd|th)?[ -]?(?:of[ ])?{_MONTH_WORD}))", _tag),
-        (rf"(?i:\b{_CUE})(?P<all>(?:3[01]|[12]\d|0?[1-9])/(?:3[01]|[12]\d|0?[1-9]))(?:[^\d/%]|$)", _tag),
+        (rf"(?i:\b(?P<all>(?:the[ ])?\d{{1,2}}(?:st|nd|rd|th)?[ -]?(?:of[ ])?{_MONTH_WORD}))", _tag),
+        (r"(?:^|\n)[ \t]*(?P<all>(?:1[0-2]|0?[1-9])/(?:3[01]|[12]\d|0?[1-9]))(?:[ \n:]|$)", _tag),
+        (r"(?P<all>(?:1[0-2]|0?[1-9])/(?:3[01]|[12]\d|0?[1-9]))(?:日|随访|复查|复诊|起|入院|出院|检查|手术|至|来)", _tag),
+        (rf"(?i:(?:\b{_CUE}|[于至][ ]?|日期[:： ]{{0,2}}))(?P<all>(?:3[01]|[12]\d|0?[1-9])/(?:3[01]|[12]\d|0?[1-9]))(?:[^\d/%]|$)", _tag),
         (rf"(?i:\b(?:in|last|since|this|by|until|from|next|early|late|mid|during|of|through|to|and|for)[ -])(?P<all>{_MONTH_WORD})(?:[^\w']|$)", _tag),
         (r"(?i:(?:日期|时间|于|\bdate|\bon)[: ]{0,2})(?P<all>(?:0[1-9]|1[0-2])[-.](?:0[1-9]|[12]\d|3[01]))(?:[^\d.-]|$)", _tag),
         (r"(?:^|[^\d./-])(?P<all>(?:0?[1-9]|1[0-2])[-/.](?:3[01]|[12]\d|0?[1-9]))[ ,T]{1,2}(?:at[ ])?\d{1,2}:\d\d", _tag),
@@ -193,13 +196,17 @@ _AGE = r"(9\d|1[0-4]\d)"
 _AGES = tuple(
     compiled(pattern)
     for pattern in (
-        rf"(?i:\b{_AGE}[ -]*(?:years?|yrs?|y/?o|y\.o\.?|y)\b[ -]*(?:old|of[ ]age)?)",
+        rf"(?i:\b{_AGE}[ \n-]*(?:years?|yrs?|y/?o|y\.o\.?|y)\b[ -]*(?:old|of[ ]age)?)",
         rf"(?i:\bage[ds]?(?:[ ]of)?[ ]*[:=]?[ ]*{_AGE}\b)",
         rf"(?i:\b{_AGE}[ -]?(?:F|M|female|male)\b)",
         rf"{_AGE}[ ]?(?:周?岁|歲)",
         rf"年龄[:：为 ]*{_AGE}",
         r"((?:一百[零一二三四五六七八九十]{0,3}|九十[一二三四五六七八九]?))(?:周?岁|多岁|高龄)",
         r"(?i:\b((?:ninety(?:[ -](?:one|two|three|four|five|six|seven|eight|nine))?|one[ -]hundred(?:[ -](?:and[ -])?\w+)?))[ -]*(?:years?|yrs?)[ -]*(?:old|of[ ]age))",
+        r"(?i:\b(ninety[ -](?:one|two|three|four|five|six|seven|eight|nine))\b)",
+        rf"(?i:\b(?:turn(?:s|ed|ing)|aged?|年龄|高龄|享年|虚岁|今年|寿)[ \n:：]{{0,2}}{_AGE})(?:[^\d.%/]|\.\D|$)",
+        rf"(?i:\b{_AGE}(?:st|nd|rd|th)[ \n]birthday)",
+        r"(九十[一二三四五六七八九]?)(?:有余|出头|来?岁|周岁|高寿)",
         r"(?i:\b(nonagenarian|centenarian))\b",
     )
 )

@@ -10,7 +10,7 @@ from curation.deid.patterns import compiled
 _CODES = frozenset((Kind.MRN, Kind.DEVICE, Kind.LICENSE, Kind.PASSPORT, Kind.PLATE, Kind.NUMBER, Kind.ACCOUNT))
 _RIGHT = {
     "code": compiled(r"^(?:[-/._:#+]{1,2}[A-Za-z0-9]*\d[A-Za-z0-9]*|[ ][A-Z]{0,4}\d[A-Z0-9]*(?:-[A-Z0-9]+)*\b|[-/][A-Z]{1,4}\b|[ ][A-Z]{1,3}\b|\([A-Z0-9]{1,3}\))"),
-    "address": compiled(r"^(?:,?[ \n]{1,2}(?:[{U}][{L}'.]*|[A-Z]{0,2}\d[A-Z0-9-]*|#[ ]?\w+)\b|,[ ]?\d{4,6}\b)"),
+    "address": compiled(r"^(?:,?[ \n]{1,2}(?:[{U}][{L}'.]*|[A-Z]{0,2}\d[A-Z0-9-]*|#[ ]?\w+)\b|,?[ ]?\d{5,6}\b)"),
     "ward": compiled(r"^[ ,/-]{1,2}(?i:(?:bed|bay|room|rm|side|cubicle|bunk|chair)[ ]?#?[ ]?[a-z]?\d{0,4}[a-z]?\b|north|south|east|west|wing|window|door|[a-z]?\d{1,3}[a-z]?\b)"),
     "han_ward": compiled(r"^[,、 -]?(?:[0-9A-Z+加一二三四五六七八九十-]{1,5}[ ]?(?:号病床|号床|病床|床位?|病室|病房|室|区|楼|层))"),
     "facility": compiled(r"^(?:[ ](?:of|for|at|the|and|&|in|NHS|[{U}][{L}'.]+))*[ ](?:NHS|Trust|Foundation|Center|Centre|Campus|Clinic|Hospital|System|Group|Unit|Department|Annex|[{U}][{L}']+)\b"),

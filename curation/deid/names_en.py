@@ -68,7 +68,7 @@ _PINYIN = compiled(
     r"[ ][A-Z][a-z]{1,5}(?:[-']?[A-Za-z]?[a-z]{1,5})?)\b"
 )
 _TITLED = compiled(_TITLE + r"[ ]{1,2}$")
-_TERM = compiled(
+TERM = compiled(
     r"^(?:'s?)?(?:[ -](?:type|lymph|like|positive|negative))?[ /-](?:[{U}][{L}'-]*[ -])?(?i:disease|syndrome|sign|signs|test|score|scale|criteria|classification|class|grade|stage|catheter|drain|tube|murmur|"
     r"procedure|operation|fracture|lymphoma|maneuver|manoeuvre|monitor|phenomenon|reflex|triad|tumou?r|disorder|palsy|sarcoma|stain|ultrasound|index|lesion|esophagus|oesophagus|"
     r"hernia|point|nodes?|nodules?|node|contracture|ulcer|respirations?|pulse|arteritis|thyroiditis|stent|line|method|formula|equation|anastomosis|repair|units?|rule|risk|cells?|bodies|body|"
@@ -181,10 +181,10 @@ def _trim(view: str, start: int, end: int, uniform: bool) -> tuple[int, int] | N
                 uniform
                 and last > start
                 and len(word) > 1
-                and not (is_given(bare) or (is_surname(bare) and not _ordinary(word)))
+                and not (is_given(bare) or (is_surname(bare) and not ordinary(word)))
             ):
                 # Where every word is written alike, only a known name goes on; one more unknown word may.
-                if _ordinary(word) or place != last + 1 or previous == "?":
+                if ordinary(word) or place != last + 1 or previous == "?":
                     break
                 previous = "?"
                 last = place + len(token)
@@ -214,8 +214,8 @@ def is_surname(token: str) -> bool:
     )
 
 
-def _ordinary(word: str) -> bool:
-    """A word of everyday or clinical English, also in a bent form, or a drug."""
+def ordinary(word: str) -> bool:
+    """Whether it is a word of everyday or clinical English, also in a bent form, or a drug."""
     known = words("ordinary_en")
     if word in known or word in words("not_names_en"):
         return True
@@ -233,7 +233,7 @@ def is_unknown(token: str) -> bool:
         len(token) > 2
         and not (token.isupper() and len(token) <= 5)
         and token.isalpha() | ("-" in token) | ("'" in token)
-        and not any(_ordinary(part.lower()) for part in parts if len(part) > 2)
+        and not any(ordinary(part.lower()) for part in parts if len(part) > 2)
         and token.capitalize() not in words("eponyms")
     )
 
@@ -247,7 +247,7 @@ def _likely(tokens: list[str]) -> bool:
     return any(
         is_given(token)
         or is_unknown(token)
-        or (is_surname(token) and not _acronym(token) and (len(tokens) > 1 or not _ordinary(token.lower())))
+        or (is_surname(token) and not _acronym(token) and (len(tokens) > 1 or not ordinary(token.lower())))
         for token in tokens
     )
 
@@ -257,7 +257,7 @@ def _lone(tokens: list[str]) -> bool:
     (token,) = tokens
     bare = token.capitalize()
     if (
-        _ordinary(token.lower())
+        ordinary(token.lower())
         or bare in words("eponyms")
         or bare in words("places_en")
         or _acronym(token)
@@ -285,7 +285,7 @@ def _known(tokens: list[str]) -> bool:
             is_given(first)
             and (len(second) > 1 or len(tokens) > 2)
             and not _acronym(second)
-            and not (_ordinary(second.lower()) and not is_surname(second))
+            and not (ordinary(second.lower()) and not is_surname(second))
         ):
             return True
         if (
@@ -306,14 +306,14 @@ def _is_term(view: str, start: int, end: int, tokens: list[str]) -> bool:
     parts = [part.capitalize() for token in tokens for part in token.split("-")]
     if not any(part in words("eponyms") for part in parts) or _TITLED.search(view[max(0, start - 12) : start]):
         return False
-    if _TERM.search(view[end : end + 40]):
+    if TERM.search(view[end : end + 40]):
         return True
     return all(part in words("eponyms") for part in parts if len(part) > 1) and not is_given(tokens[0])
 
 
 def _pinyin(name: str) -> bool:
     given = name.partition(" ")[2]
-    return bool(_GIVEN_PINYIN.match(given)) and not _ordinary(given.lower())
+    return bool(_GIVEN_PINYIN.match(given)) and not ordinary(given.lower())
 
 
 _GIVEN_PINYIN = compiled(rf"(?i)^{_SYLLABLE}(?:[-']?{_SYLLABLE})?$")
@@ -326,7 +326,7 @@ def _again(view: str, found: list[tuple[int, int]]) -> Iterator[Span]:
         if (
             len(token) < 3
             or token.lower() in words("not_names_en")
-            or (_ordinary(token.lower()) and not is_surname(token) and token.capitalize() not in words("eponyms"))
+            or (ordinary(token.lower()) and not is_surname(token) and token.capitalize() not in words("eponyms"))
         ):
             continue
         for form in {token, token.upper(), token.capitalize()}:
@@ -335,6 +335,6 @@ def _again(view: str, found: list[tuple[int, int]]) -> Iterator[Span]:
                 end = place + len(form)
                 before, after = view[place - 1 : place] if place else "", view[end : end + 1]
                 alone = not any(side.isalpha() and side.isascii() for side in (before, after) if side)
-                if alone and not _TERM.search(view[end : end + 40]):
+                if alone and not TERM.search(view[end : end + 40]):
                     yield Span(place, end, Kind.NAME)
                 place = view.find(form, end)

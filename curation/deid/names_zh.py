@@ -27,6 +27,15 @@ _LABELLED = compiled(
 _UNMARKED = compiled(
     r"(?:姓名|签名|签字|患者|病人|患儿|联系人|家属|由|请|经|产妇)[:：为是]?(\p{Han}{2,4})(?:[，,、；;。（(\s]|[男女]|电话|主诉|签)"
 )
+_CUED = compiled(
+    r"(?:兹有|驾驶员|司机|户名|被保险人|病人|患者|患儿|产妇|术者|检验者|签名|姓名|女儿|儿子|老伴|配偶|家属|医师|医生|护士|联系人|查看|(?:记录|审核|报告|体检|随访|手术)[:： ])[:： ]{0,3}(\p{Han}{2,4})(?:[^\p{Han}]|[因于诉在的既电手身来行今拟已男女说去未无自]|来电|主任|医|护|老人|家属|您好|检查)"
+)
+_ALONE = compiled(
+    r"(?:^|[\s|,，。;；:：])(\p{Han}{3,4})(?:[ \t|]{1,3}(?:[男女]|\d|住院|护照|起搏|身份|电话|手机|医保|ID|MRN)|您好|[(（](?:本人|配偶|女|男|父|母|妻|夫|子))"
+)
+_APART = compiled(
+    r"(?:^|[^\p{Han}]|患者|姓名|病人)(\p{Han}[ ]\p{Han}(?:[ ]\p{Han}){0,2})(?:[^\p{Han} ]|[ ][^\p{Han}]|$|主任|医|大夫|护|老人|家属|[因诉于])"
+)
 _TITLED = compiled(rf"(\p{{Han}}{{1,4}})[ (]{{0,2}}{_TITLE}")
 _SPACED = compiled(rf"(?:{_LABEL})[ \t]{{1,4}}(\p{{Han}}{{2,4}})(?:[^\p{{Han}}]|$)")
 _FAMILIAR = compiled(r"(?:^|[^\p{Han}]|[由请经找向与和跟给的是])([小老]\p{Han})(?:[^\p{Han}]|[医护说称诉帮陪])")
@@ -49,9 +58,16 @@ _TERM = compiled(
 )
 
 
-def is_name(text: str, *, strict: bool = True) -> bool:
-    """A surname of the list and one or two more characters (`strict`), or any two to four characters that are no word."""
-    if text in words("not_names_zh") or text[:2] in words("not_names_zh") or text[-2:] in words("not_names_zh"):
+def is_name(text: str, *, strict: bool = True, labelled: bool = False) -> bool:
+    """A surname of the list and one or two more characters (`strict`), or any two to four characters that are no word.
+
+    After a label (`labelled`) a given name may be a word: 马和平.
+    """
+    if (
+        text in words("not_names_zh")
+        or text[:2] in words("not_names_zh")
+        or (not labelled and text[-2:] in words("not_names_zh"))
+    ):
         return False
     if not strict:
         return 2 <= len(text) <= 4
@@ -63,7 +79,15 @@ def is_name(text: str, *, strict: bool = True) -> bool:
 def names_zh(note: Note) -> Iterator[Span]:
     """Names by the rules, then each further occurrence of them."""
     found: set[tuple[int, int]] = set()
-    for pattern, strict in ((_LABELLED, False), (_UNMARKED, True), (_KIN, True), (_SPACED, True), (_BRACKETED, True)):
+    for pattern, strict in (
+        (_LABELLED, False),
+        (_UNMARKED, True),
+        (_KIN, True),
+        (_SPACED, True),
+        (_BRACKETED, True),
+        (_CUED, True),
+        (_ALONE, True),
+    ):
         place = 0
         while match := pattern.search(note.view, place):
             start, end = match.span(1)
@@ -76,9 +100,14 @@ def names_zh(note: Note) -> Iterator[Span]:
         for match in _ACTING.finditer(note.view)
         if (span := _before_title(note.view, *match.span(1))) and span[1] - span[0] > 1
     }
+    found |= {match.span(1) for match in _APART.finditer(note.view) if match.group(1)[0] in words("surnames_zh")}
     found |= {match.span(1) for match in _DOTTED.finditer(note.view)}
     found |= set(_tagged_names(note.view))
-    found |= {match.span(1) for match in _FAMILIAR.finditer(note.view) if match.group(1)[1] in words("surnames_zh")}
+    found |= {
+        match.span(1)
+        for match in _FAMILIAR.finditer(note.view)
+        if match.group(1)[1] in words("surnames_zh") and match.group(1) not in words("not_names_zh")
+    }
     found |= {match.span(1) for match in _MASKED.finditer(note.view) if match.group(1)[0] in words("surnames_zh")}
     for _, end in list(found):
         while match := _LISTED.search(note.view[end : end + 8]):
@@ -98,14 +127,15 @@ def names_zh(note: Note) -> Iterator[Span]:
 def _cut(view: str, start: int, end: int, *, strict: bool) -> tuple[int, int] | None:
     """The name at the start of a run of characters, without what belongs to the next word."""
     run = view[start:end]
-    if is_name(run) and not _HAN.search(view[end : end + 1]):
+    if is_name(run, labelled=True) and not _HAN.search(view[end : end + 1]):
         return start, end
+    first = 3 if run[:2] in words("surnames_zh") else 2
     for place, character in enumerate(run):
-        if place >= 2 and character in _NOT_GIVEN:
+        if place >= first and character in _NOT_GIVEN:
             run = run[:place]
             break
     for length in (4, 3, 2):
-        if length <= len(run) and is_name(run[:length]):
+        if length <= len(run) and is_name(run[:length], labelled=True):
             return start, start + length
     return (
         (start, start + len(run)) if not strict and (is_name(run, strict=False) or "·" in run or " " in run) else None

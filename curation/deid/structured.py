@@ -97,6 +97,11 @@ def _bare_code(text: str) -> bool:
     )
 
 
+def _iban(text: str) -> bool:
+    """Countries' account numbers have at least eight digits after the bank; a sentence has none."""
+    return sum(map(str.isdigit, text)) >= 10
+
+
 def _bare_number(text: str) -> bool:
     return not checks.plausible_date(text[:4], text[4:6], text[6:8]) if len(text) == 8 else True
 
@@ -163,7 +168,9 @@ RULES: tuple[Rule, ...] = (
         r"(?i:\b(?:ssn|social[ ]security)[^.\n]{0,40}(?:ending|last[ ](?:four|4)(?:[ ]digits)?)(?:[ ](?:in|with|of))?[: ]+)(\d{4})",
         border="digit",
     ),
-    rule(Kind.SSN, r"(\d{3} \d{2} \d{4})", border="digit"),
+    rule(Kind.SSN, r"(\d{3}[ .]\d{2}[ .]\d{4})", border="digit"),
+    # An IBAN: country, two check digits, groups of four.
+    rule(Kind.BANK_CARD, r"(?i:([a-z]{2}\d{2}(?:[ \n]?[a-z0-9]{4}){3,7}(?:[ \n]?[a-z0-9]{1,3})?))", accept=_iban),
     rule(Kind.BANK_CARD, r"(\d(?:[ -]?\d){12,18})", border="digit", accept=checks.bank_card),
     rule(
         Kind.BANK_CARD,
@@ -172,7 +179,7 @@ RULES: tuple[Rule, ...] = (
     ),
     *_labelled(
         Kind.PASSPORT,
-        r"passport\b|travel[ ]permit\b",
+        r"passport\b|(?:travel[ ]|residence[ ]|work[ ]|hong[\s]kong[\s]|macau[ ]|taiwan[ ])?permit\b|visa\b|hkid\b",
         r"护照号?码?|通行证号?码?|港澳通行证|台胞证号?码?|回乡证号?码?|军官证号?",
     ),
     rule(Kind.PASSPORT, r"([EGDSP][A-Z]?\d{7,8})"),
@@ -216,7 +223,7 @@ RULES: tuple[Rule, ...] = (
     ),
     rule(
         Kind.PHONE,
-        r"((?:\+?1[ .-]?)?[2-9]\d{2}[.-]\d{3}[.-]\d{4}(?:[ ,]*(?:x|ext\.?|extension)[ ]?\d{1,6})?)",
+        r"((?:\+?1[ .-]?)?[1-9]\d{2}[.-]\d{3}[.-]\d{4}(?:[ ,]*(?:x|ext\.?|extension)[ ]?\d{1,6})?)",
         border="digit",
     ),
     rule(Kind.PHONE, r"((?:\+?1 )?[2-9]\d{2} \d{3}[ -]\d{4})", border="digit"),
@@ -247,6 +254,22 @@ RULES: tuple[Rule, ...] = (
     rule(Kind.PHONE, r"(\(?0\d{2,4}\)?[ -]\d{3,4}[ -]?\d{3,4})", border="digit"),
     rule(Kind.PHONE, r"(?i:\b(?:ext(?:ension)?|pager|beeper|bleep|extn)\b\.?[ ]?[:#]?[ ]?)(\d{3,6})", border="digit"),
     rule(Kind.PHONE, r"\b(x[ ]?\d{4,5})"),
+    rule(Kind.PHONE, r"(?i:\b(?:ext(?:ension)?|pager|beeper|bleep|extn)\b\.?[ ]?[:#]?[ ]?)([A-Za-z]\d{3,5})"),
+    rule(
+        Kind.MRN,
+        r"(?i:\b(?:report|ticket|specimen|case|claim|invoice|accession|sample|file|chart|record|requisition|病人|patient)\b)[ :#\n]{1,3}(\d{5,12})",
+        accept=_number(5),
+    ),
+    rule(
+        Kind.MRN,
+        r"(?i:(?:\bmrn|住院号|病案号|\bchart|record)\b?[^\d\n]{0,12})(\d{2}[ ]\d{2}[ ]\d{2}(?:[ ]\d{1,2})?)",
+        border="digit",
+    ),
+    rule(
+        Kind.IP,
+        r"(?i:(?:\bip\b|\bfrom\b|地址|登录)[ :]*)((?:10|192\.168|172\.\d\d)\.\d{1,3}\.\d{1,3}(?:\.\d{1,3})?)",
+        border="digit",
+    ),
     rule(Kind.PHONE, r"(?:分机号?|内线|短号|小号)[:： 为]{0,2}(\d{3,6})", border="digit"),
     rule(Kind.PHONE, r"(0\d{10})", border="digit"),
     rule(Kind.PHONE, r"(00\d{1,3}[ -]?\d{2,4}(?:[ -]?\d{3,4}){2})", border="digit"),
@@ -290,9 +313,17 @@ RULES: tuple[Rule, ...] = (
         r"(?:床号|床位号?|病床号?|病区|病房号?|房号|病室)[:：为 ]{1,3}([\p{Han}A-Z0-9+-]{1,12})",
         border="none",
     ),
+    rule(
+        Kind.WARD,
+        r"(?i:\b(?:bed|room|rm|ward|bay|病区[ ]?ward|床)\b\.?[ ]?(?:no\.?|number|#|:)?[ \n]?)((?i:[a-z]{1,4}-\d{1,4}[a-z]?|[a-z]?\d{1,4}[a-z]?(?:-\d{1,3}[a-z]?)?))",
+    ),
+    rule(
+        Kind.WARD,
+        r"(?:病区|病房|床号|床位|床)[:： 号]{0,2}(加?[ ]?\d{1,4}[A-Z]?(?:-\d{1,3})?|[A-Z]\d{0,3}|加[ ]?[0-9一二三四五六七八九十])",
+    ),
     rule(Kind.NUMBER, r"([A-Z]{1,6}[-/]?\d[A-Z0-9]*(?:[-/][A-Z0-9]+)*)", accept=_bare_code),
     rule(Kind.NUMBER, r"(\d{2,}[A-Z]{1,3}\d{2,}[A-Z0-9]*|\d{1,}-[A-Z]{1,4}-\d{3,})", accept=_number(5)),
-    rule(Kind.NUMBER, r"(\d{7,20})(?:[^\d.%]|$)", border="digit", accept=_bare_number),
+    rule(Kind.NUMBER, r"(\d{7,20})(?:[^\d.%]|\.(?:\D|$)|$)", border="digit", accept=_bare_number),
     rule(Kind.NUMBER, r"(\d{2,6}(?:-\d{2,6}){2,4})", accept=_number(6)),
     rule(
         Kind.ACCOUNT,

@@ -10,8 +10,10 @@ from curation.deid.dates import ages, dates
 from curation.deid.grow import grow
 from curation.deid.kinds import Detector, Kind, Note, Span, apply, merge
 from curation.deid.names_en import names_en
+from curation.deid.names_pairs import names_pairs
 from curation.deid.names_zh import names_zh
 from curation.deid.structured import structured
+from curation.deid.tables import tables
 from curation.deid.words import words
 
 # A found value of these kinds is an identifier wherever else it stands in the note.
@@ -36,7 +38,16 @@ def redact(text: str, shift_days: int, known: Iterable[tuple[Kind, str]] = ()) -
         known: identifiers that the patient's structured fields state; they are found wherever they stand
     """
     note = Note(text)
-    detectors: tuple[Detector, ...] = (structured, dates(shift_days), ages, addresses, names_en, names_zh)
+    detectors: tuple[Detector, ...] = (
+        structured,
+        dates(shift_days),
+        ages,
+        addresses,
+        names_en,
+        names_pairs,
+        names_zh,
+        tables,
+    )
     spans = [span for detect in detectors for span in detect(note)]
     spans += [span for kind, value in known for span in occurrences(note.view, kind, value)]
     found = {(span.kind, note.view[span.start : span.end]) for span in spans if span.kind in _REPEATED}
