@@ -171,7 +171,11 @@ def _local_plan(site: Site, order: Order) -> Plan:
 
 def rank_environment(threads: int, accelerator: str) -> dict[str, str]:
     """Environment that every rank needs before it imports torch."""
-    return {"OMP_NUM_THREADS": str(threads), "DS_ACCELERATOR": accelerator, "PYTHONUNBUFFERED": "1"}
+    return {
+        "OMP_NUM_THREADS": str(threads), "DS_ACCELERATOR": accelerator, "PYTHONUNBUFFERED": "1",
+        # A heap for each loader thread grows for days: 40 bytes a sample (`python -m benchmarks.perf.loader leak`).
+        "MALLOC_ARENA_MAX": "1",
+    }  # fmt: skip
 
 
 def interface_environment(interface: str) -> dict[str, str]:
