@@ -20,7 +20,10 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 # The operator's side: it starts the trainer and is no part of it.
-OPERATORS = {"trainer.commands", "trainer.launch", "trainer.launch_local", "trainer.launch_slurm"}
+OPERATORS = {
+    "trainer.commands", "trainer.data.monitor", "trainer.data.tune", "trainer.launch", "trainer.launch_local",
+    "trainer.launch_slurm",
+}  # fmt: skip
 OURS = {"medllm", "planner", "trainer"}
 
 IMPORT = """
