@@ -44,9 +44,10 @@ NAMESPACED: dict[str, tuple[Rule, ...]] = {
         Rule("batch", ("jobs",), (*READ, "create", "update", "patch", "delete")),
         Rule("apps", ("deployments", "deployments/scale"), (*READ, "create", "update", "patch", "delete")),
         Rule("", ("services", "configmaps"), (*READ, "create", "update", "patch", "delete")),
-        # No `delete`: claims hold data. No `get` on Secrets, and no `patch`, whose answer shows them.
+        # No `delete`: claims hold data. No `get` on Secrets, and neither `patch` nor `delete`, whose answers show them
+        # (`delete` when its propagation is Foreground or Orphan, even as a dry run).
         Rule("", ("persistentvolumeclaims",), (*READ, "create")),
-        Rule("", ("secrets",), ("create", "delete")),
+        Rule("", ("secrets",), ("create",)),
         Rule("", ("events", "resourcequotas", "limitranges", "serviceaccounts"), READ),
         Rule("networking.k8s.io", ("networkpolicies",), READ),
     ),

@@ -98,6 +98,20 @@ class Admission(Component):
         self.register_outputs({})
 
 
+def _who(context: str, declared: Kubernetes) -> str:
+    """CEL: a security context names no other user and group than the declared ones."""
+    return (
+        f"(!has({context}.runAsUser) || {context}.runAsUser == {declared.user_id})"
+        f" && (!has({context}.runAsGroup) || {context}.runAsGroup == {declared.group_id})"
+    )
+
+
+def _at_home(probe: str) -> str:
+    """CEL: a probe or hook names no host."""
+    kinds = (f"(!has({probe}.{kind}) || !has({probe}.{kind}.host))" for kind in ("httpGet", "tcpSocket"))
+    return f"(!has({probe}) || ({' && '.join(kinds)}))"
+
+
 def _rules(declared: Kubernetes) -> list[tuple[str, str]]:
     """(CEL expression, what is told to whoever breaks it)."""
     own, classes = registry(declared.image), ", ".join(f"'{name}'" for name in PRIORITIES)
@@ -114,6 +128,11 @@ def _rules(declared: Kubernetes) -> list[tuple[str, str]]:
             "!variables.device || (has(object.spec.priorityClassName)"
             f" && object.spec.priorityClassName in [{classes}])",
             f"a pod with GPUs or HCAs names one of the priority classes {', '.join(PRIORITIES)}",
+        ),
+        (
+            # Kubernetes lets any namespace take `system-node-critical`, which pushes everything out.
+            f"!has(object.spec.priorityClassName) || object.spec.priorityClassName in ['', {classes}]",
+            f"a pod takes no other priority class than {', '.join(PRIORITIES)}",
         ),
         (
             "!variables.device || (has(object.spec.nodeSelector)"
@@ -142,6 +161,29 @@ def _rules(declared: Kubernetes) -> list[tuple[str, str]]:
             + ")",
             # An image as a volume would come from any registry; an ephemeral claim, of any size from any class.
             f"a volume is one of {', '.join(_VOLUMES)}",
+        ),
+        (
+            # The kubelet, as root, would give each file of the volume that group: the whole of Lustre.
+            "!has(object.spec.securityContext) || (!has(object.spec.securityContext.fsGroup)"
+            " && !has(object.spec.securityContext.supplementalGroups)"
+            f" && {_who('object.spec.securityContext', declared)})",
+            f"a pod is user {declared.user_id} and group {declared.group_id}, without fsGroup and further groups",
+        ),
+        (
+            f"variables.containers.all(c, !has(c.securityContext) || ({_who('c.securityContext', declared)}))",
+            f"a container is user {declared.user_id} and group {declared.group_id}",
+        ),
+        (
+            # NVIDIA's runtime gives a container the GPUs that this names, allocated or not.
+            "variables.containers.all(c, !has(c.env) || c.env.all(e, e.name != 'NVIDIA_VISIBLE_DEVICES'))",
+            "GPUs come by resources alone: no container sets NVIDIA_VISIBLE_DEVICES",
+        ),
+        (
+            # They are asked by the kubelet, from the node's own network, which no NetworkPolicy fences.
+            f"variables.containers.all(c, {_at_home('c.livenessProbe')} && {_at_home('c.readinessProbe')}"
+            f" && {_at_home('c.startupProbe')} && (!has(c.lifecycle) || ({_at_home('c.lifecycle.postStart')}"
+            f" && {_at_home('c.lifecycle.preStop')})))",
+            "a probe or hook asks its own pod: it names no host",
         ),
         (
             "(request.operation != 'CREATE' || !has(object.spec.nodeName)) && (!has(object.spec.tolerations)"

@@ -17,11 +17,14 @@ from medllm_k8s.names import GROUP_PREFIX
 
 Json = Mapping[str, Any]
 _PREFIX = "medllm-"
+_EVERYBODY = {"system:authenticated", "system:unauthenticated", "system:anonymous", "system:serviceaccounts"}
 
 
 def access_drift(items: Iterable[Json], namespace: str) -> list[str]:
     """What differs, a line each; none when the cluster grants what is declared. `items`: as `kubectl get` has them."""
     found: dict[str, dict[str, Json]] = {"Role": {}, "ClusterRole": {}}
+    missing = {("RoleBinding", f"{_PREFIX}{role}") for role in NAMESPACED}
+    missing |= {("ClusterRoleBinding", f"{_PREFIX}{role}") for role in CLUSTER_WIDE}
     lines = []
     for item in items:
         kind, name = str(item["kind"]), str(item["metadata"]["name"])
@@ -29,7 +32,11 @@ def access_drift(items: Iterable[Json], namespace: str) -> list[str]:
         if (kind == "Role" and inside) or (kind == "ClusterRole" and name.startswith(_PREFIX)):
             found[kind][name] = item
         elif kind in {"RoleBinding", "ClusterRoleBinding"}:
-            lines += _binding(item, kind, name, inside=inside)
+            if (inside or kind == "ClusterRoleBinding") and _is_declared(item, kind, name):
+                missing.discard((kind, name))
+            else:
+                lines += _binding(item, kind, name, inside=inside)
+    lines += [f"{kind} {name}: is gone" for kind, name in missing]
     for kind, declared in (("Role", NAMESPACED), ("ClusterRole", CLUSTER_WIDE)):
         wanted = {f"{_PREFIX}{role}": rules for role, rules in declared.items()}
         lines += [f"{kind} {name}: nobody declared it" for name in sorted(found[kind].keys() - wanted.keys())]
@@ -43,26 +50,37 @@ def access_drift(items: Iterable[Json], namespace: str) -> list[str]:
     return sorted(lines)
 
 
+def _is_declared(item: Json, kind: str, name: str) -> bool:
+    """Whether a binding is one that the program makes."""
+    role, subjects = item["roleRef"], item.get("subjects") or []
+    named = f"{GROUP_PREFIX}{name.removeprefix(_PREFIX)}"
+    return (
+        name.startswith(_PREFIX)
+        and (role["kind"], role["name"]) == (kind.removesuffix("Binding"), name)
+        and [(each["kind"], each["name"]) for each in subjects] == [("Group", named)]
+    )
+
+
 def _binding(item: Json, kind: str, name: str, *, inside: bool) -> list[str]:
-    """A binding that grants something to our groups, or in our namespace, and is not one of ours."""
+    """A binding, none of ours, that grants something to our groups or to everybody, or in our namespace."""
     subjects = [str(each["name"]) for each in item.get("subjects") or []]
-    ours = [each for each in subjects if each.startswith(GROUP_PREFIX)]
-    role = str(item["roleRef"]["name"])
-    if not ours and not (inside and kind == "RoleBinding"):
+    upstream = (item["metadata"].get("labels") or {}).get("kubernetes.io/bootstrapping") == "rbac-defaults"
+    wide = not upstream and kind == "ClusterRoleBinding" and not _EVERYBODY.isdisjoint(subjects)
+    ours = any(each.startswith(GROUP_PREFIX) for each in subjects)
+    if not (ours or wide or (inside and kind == "RoleBinding")):
         return []
-    if name == role and subjects == [f"{GROUP_PREFIX}{name.removeprefix(_PREFIX)}"] and name.startswith(_PREFIX):
-        return []
-    return [f"{kind} {name}: binds {', '.join(subjects) or 'nobody'} to {item['roleRef']['kind']} {role}"]
+    role = item["roleRef"]
+    return [f"{kind} {name}: binds {', '.join(subjects) or 'nobody'} to {role['kind']} {role['name']}"]
 
 
 def _granted(rules: Iterable[Json]) -> set[str]:
-    return {
-        f"{verb} {resource}{'.' + group if group else ''}"
-        for rule in rules
-        for group in rule.get("apiGroups", [])
-        for resource in rule.get("resources", [])
-        for verb in rule["verbs"]
-    }
+    rights = set()
+    for rule in rules:
+        for verb in rule["verbs"]:
+            for group in rule.get("apiGroups", []):
+                rights |= {f"{verb} {each}{'.' + group if group else ''}" for each in rule.get("resources", [])}
+            rights |= {f"{verb} {path}" for path in rule.get("nonResourceURLs", [])}
+    return rights
 
 
 def _declared(rules: Iterable[Rule]) -> set[str]:

@@ -27,7 +27,8 @@ def declare(settings: Settings) -> None:
     site = settings.site
     declared = site.kubernetes
     # Not Pulumi's default provider: a stack says by itself that nothing is taken over by force.
-    provider = kubernetes.Provider("cluster", enable_server_side_apply=True)
+    # And it says which cluster it means: a mistyped KUBECONFIG would otherwise replace every object there is.
+    provider = kubernetes.Provider("cluster", enable_server_side_apply=True, cluster_identifier=site.name)
     tenancy = Tenancy("tenancy", declared, provider, settings.registry_auth)
     admission = Admission("admission", declared, provider)
     nodes = Nodes("nodes", site, provider)

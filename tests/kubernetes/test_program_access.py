@@ -7,6 +7,7 @@ from itertools import product
 import pytest
 
 from lab.kubernetes.kubelet.client import Client
+from lab.kubernetes.local import LocalControlPlane
 from tests.kubernetes.program import NAMESPACE, Program
 
 pytestmark = pytest.mark.timeout(1800)
@@ -49,7 +50,7 @@ MAY: dict[str, dict[str, set[str]]] = {
         "pods/eviction": {"create"},
         **dict.fromkeys(("jobs", "deployments", "deployments/scale", "services", "configmaps"), READ | WRITE),
         "persistentvolumeclaims": READ | {"create"},
-        "secrets": {"create", "delete"},
+        "secrets": {"create"},
         **dict.fromkeys(("events", "resourcequotas", "limitranges", "serviceaccounts", "networkpolicies"), READ),
         "nodes": READ | {"patch"},
         **dict.fromkeys(("persistentvolumes", "namespaces", "priorityclasses"), READ),
@@ -105,3 +106,16 @@ def test_jobs_are_in_the_batch_group_and_use_is_no_verb_of_claims(program: Progr
     assert all("" not in rule["apiGroups"] for rule in rules if "jobs" in rule["resources"])
     assert all("use" not in rule["verbs"] for rule in rules)
     assert all("*" not in (*rule["verbs"], *rule["resources"], *rule["apiGroups"]) for rule in rules)
+
+
+def test_an_operator_does_not_read_a_secret_by_deleting_it(program: Program, cluster: LocalControlPlane) -> None:
+    """The answer to a deletion that waits is the object, even when it is only tried."""
+    program.kubectl("create", "secret", "generic", "crown", f"--namespace={NAMESPACE}", "--from-literal=a=b")
+    try:
+        tried = program.kubectl(
+            "delete", "secret", "crown", f"--namespace={NAMESPACE}", "--cascade=foreground", "--dry-run=server",
+            f"--kubeconfig={cluster.kubeconfig('operator')}", check=False,
+        )  # fmt: skip
+        assert "forbidden" in tried.stderr
+    finally:
+        program.kubectl("delete", "secret", "crown", f"--namespace={NAMESPACE}")

@@ -27,7 +27,7 @@ GOOD: Json = {
         "priorityClassName": "medllm-training",
         "nodeSelector": {"medllm.io/scheduler": "kubernetes"},
         "securityContext": {
-            "runAsNonRoot": True, "runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 1000,
+            "runAsNonRoot": True, "runAsUser": 1000, "runAsGroup": 1000,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [
@@ -89,6 +89,10 @@ def both(*changes: Callable[[Json], None]) -> Callable[[Json], None]:
     return change
 
 
+def user(**fields: Any) -> Callable[[Json], None]:
+    return lambda pod: pod["spec"]["securityContext"].update(fields)
+
+
 SECURE = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 SECRET = {"name": "registry", "key": "password"}
 ATTACKS = {
@@ -141,6 +145,24 @@ ATTACKS = {
     "a token": (without("automountServiceAccountToken"), "automountServiceAccountToken"),
     "a token by a volume": (
         volume(projected={"sources": [{"serviceAccountToken": {"path": "token"}}]}), "take no Secrets",
+    ),
+    "no GPU, but a system's class": (
+        both(without("nodeSelector"), main(resources={}), spec(priorityClassName="system-node-critical")),
+        "no other priority class",
+    ),
+    "a group for all of Lustre": (user(fsGroup=4242), "without fsGroup"),
+    "somebody else's files": (user(runAsUser=4711), "a pod is user 1000"),
+    "root's group": (user(runAsGroup=0), "a pod is user 1000"),
+    "further groups": (user(supplementalGroups=[0]), "without fsGroup"),
+    "a container as somebody else": (main(securityContext={**SECURE, "runAsUser": 4711}), "a container is user 1000"),
+    "GPUs past the device plugin": (
+        main(env=[{"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"}]), "NVIDIA_VISIBLE_DEVICES",
+    ),
+    "a probe from the node's network": (
+        main(livenessProbe={"httpGet": {"host": "169.254.169.254", "port": 80}}), "names no host",
+    ),
+    "a hook from the node's network": (
+        main(lifecycle={"postStart": {"httpGet": {"host": "10.0.0.1", "port": 80}}}), "names no host",
     ),
     "a Secret as a file": (volume(secret={"secretName": "registry"}), "take no Secrets"),
     "a Secret in a projection": (volume(projected={"sources": [{"secret": {"name": "registry"}}]}), "take no Secrets"),

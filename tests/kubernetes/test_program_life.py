@@ -229,6 +229,14 @@ def test_an_expired_certificate_is_told(program: Program, cluster: LocalControlP
 
 
 @pytest.mark.long
+def test_a_mistyped_kubeconfig_replaces_nothing(program: Program) -> None:
+    """Nor does the state then hold on to it, once `up --refresh` is told to ask the program."""
+    program.up(KUBECONFIG="/nope")
+    assert set(counts(program.up("--refresh", "--run-program"))) <= {"updated", "unchanged"}
+    assert set(counts(program.up())) == {"unchanged"}
+
+
+@pytest.mark.long
 def test_without_the_passphrase_nothing_is_done(program: Program) -> None:
     before = resources(program)
     said = program.up(status=None, PULUMI_CONFIG_PASSPHRASE_FILE="/dev/null", PULUMI_CONFIG_PASSPHRASE="")
