@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import xxhash
 
 from medllm.arrays import DTYPES
+from medllm.files import write_atomic
 
 INDEX = "index.jsonl"
 TEXT, IMAGE, WAVEFORM = "txt", "image.blosc", "ecg.blosc"
@@ -80,3 +83,8 @@ def checksum(stretch: bytes | memoryview) -> str:
     """XXH3-64 as 16 hexadecimal digits: some 20 GB/s, so that each read can be checked."""
     digest: Any = xxhash.xxh3_64_hexdigest(stretch)
     return str(digest)
+
+
+def write_index(directory: Path, entries: Iterable[IndexEntry]) -> None:
+    """The index of the data set in `directory`, whole or not at all."""
+    write_atomic(directory / INDEX, "".join(entry.line() for entry in entries))

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from curation.pack.shards import Sample, write_shards
 from curation.pack.tokenizer import token_counter
 from medllm.manifest import public_key_pem, sign_manifest
-from medllm.shard_index import INDEX
+from medllm.shard_index import write_index
 from trainer.config import TrainConfig, load_config
 from trainer.request import Request
 
@@ -47,7 +47,7 @@ def write_dataset(directory: Path, *, train: int = 32, heldout: int = 8, seed: i
         for split, members in samples.items()
         for entry in write_shards(directory, split, members, 1000, count_tokens)
     ]
-    (directory / INDEX).write_text("".join(entry.line() for entry in index))
+    write_index(directory, index)
     key = Ed25519PrivateKey.generate()
     sign_manifest(directory, key, {"made_by": "tests"})
     public = directory.with_name(directory.name + ".pub")

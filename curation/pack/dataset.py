@@ -23,7 +23,7 @@ from curation.prepare.note import clean_note
 from medllm.errors import user_error
 from medllm.files import staged_directory, write_atomic
 from medllm.manifest import Manifest, sha256_file, sign_manifest, verify_manifest
-from medllm.shard_index import INDEX
+from medllm.shard_index import write_index
 
 TOKENIZER = "tokenizer.json"
 _TOOLS = ("medllm-cluster", "numcodecs", "numpy", "pillow", "pydicom", "scipy", "tokenizers")
@@ -86,7 +86,7 @@ def pack(
             for split, members in splits.items()
             for entry in write_shards(staging, split, members, shape.samples_per_shard, count_tokens)
         ]
-        write_atomic(staging / INDEX, "".join(entry.line() for entry in index))
+        write_index(staging, index)
         packed.data_version = _version(staging)
         packed.manifest_sha256 = sign_manifest(staging, signer, _meta(name, shape, packed, report, manifest))
     packed.seconds = time.monotonic() - begin

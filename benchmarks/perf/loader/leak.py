@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from curation.pack.shards import Sample, write_shards
-from medllm.shard_index import INDEX
+from medllm.shard_index import write_index
 from trainer.config import load_config
 from trainer.data.cache import DiskCache, MemoryCache, SampleReader
 from trainer.data.collate import Collator, batches_of
@@ -48,7 +48,7 @@ def measure_leak(samples: int) -> dict[str, Any]:
             for number, note in enumerate(notes)
         ]  # fmt: skip
         index = write_shards(directory, "train", members, 500, token_counter(tokenizer))
-        (directory / INDEX).write_text("".join(entry.line() for entry in index))
+        write_index(directory, index)
         stored = sum(entry.size for entry in index)
         del members, index
         shards = ShardSet(directory, read_index(directory))

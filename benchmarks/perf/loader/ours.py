@@ -16,7 +16,7 @@ from scipy.ndimage import zoom
 
 from benchmarks.perf.loader.peers import Decoded, fingerprint, originals, timed
 from curation.pack.shards import Sample, write_shards
-from medllm.shard_index import INDEX
+from medllm.shard_index import write_index
 from trainer.data.cache import MemoryCache, SampleReader
 from trainer.data.order import epoch_order
 from trainer.data.shards import ShardSet, read_index
@@ -62,7 +62,7 @@ def write(directory: Path) -> None:
     """Our shards of the same samples."""
     samples = [Sample(key, {}, text, image, ecg) for key, text, image, ecg in originals(directory)]
     index = write_shards(directory, "train", samples, 100, len)
-    (directory / INDEX).write_text("".join(entry.line() for entry in index))
+    write_index(directory, index)
 
 
 def read(reader: SampleReader, order: NDArray[np.int64]) -> Iterator[Decoded]:
