@@ -54,7 +54,9 @@ pulumi-up: system ## The Kubernetes column on the lab: control plane, kubelets, 
 	$(BIN)/medllm lab kubernetes up
 	$(BIN)/medllm site export -i inventory/lab -o pulumi/site-lab.json
 	mkdir -p pulumi/state
-	eval "$$($(BIN)/medllm lab kubernetes env)"; cd pulumi; pulumi stack select --create lab; pulumi up --refresh --run-program --yes --non-interactive
+	eval "$$($(BIN)/medllm lab kubernetes env)"; cd pulumi; pulumi stack select --create lab; \
+	  export MEDLLM_MOVE_TO_CLUSTER="$$(kubectl get namespace kube-system -o jsonpath='{.metadata.uid}')"; \
+	  pulumi up --refresh --yes --non-interactive
 
 clean: ## Take the lab down and remove what was built here (the cache stays)
 	-[ ! -x $(BIN)/medllm ] || $(BIN)/medllm lab down --purge

@@ -37,6 +37,8 @@ class Environment:
             "KUBECONFIG": str(self.kubeconfig),
             "PULUMI_HOME": str(pulumi_home(self.directory / _PLUGINS)),
             "PULUMI_CONFIG_PASSPHRASE_FILE": str(self.passphrase_file),
+            # `refresh` and `destroy` go by this kubeconfig, too, not by the one that the state remembers.
+            "PULUMI_RUN_PROGRAM": "true",
             # Nothing is fetched: what is not here is an error that says so.
             "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
             "PULUMI_SKIP_UPDATE_CHECK": "true",

@@ -17,7 +17,7 @@ REGISTRY_SECRET = "medllm-registry"
 PART_OF = {"app.kubernetes.io/part-of": "medllm"}
 # Class of pods → value; the higher one may push the lower one out. Inference serves patients, training can resume.
 PRIORITIES = {"medllm-inference": 100_000, "medllm-training": 10_000, "medllm-interactive": 1_000}
-TRAINING_PRIORITY = "medllm-training"
+INFERENCE_PRIORITY, TRAINING_PRIORITY = "medllm-inference", "medllm-training"
 # Claim of each volume, by the names that were asked for.
 CLAIMS = {"datasets": "lustre-pvc", "checkpoints": "ceph-pvc", "dicom_input": "encrypted-pvc", "cache": "cache-pvc"}
 APP_CLAIM = "app-pvc"

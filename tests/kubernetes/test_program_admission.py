@@ -19,6 +19,7 @@ from tests.kubernetes.program import NAMESPACE, Program
 pytestmark = pytest.mark.timeout(1800)
 Json = dict[str, Any]
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
+JOBS = f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs"
 GOOD: Json = {
     "metadata": {"name": "good"},
     "spec": {
@@ -74,6 +75,10 @@ def without(*keys: str) -> Callable[[Json], None]:
     return change
 
 
+def label(key: str, value: str) -> Callable[[Json], None]:
+    return lambda pod: pod["metadata"].update(labels={key: value})
+
+
 def init(**fields: Any) -> Callable[[Json], None]:
     def change(pod: Json) -> None:
         pod["spec"]["initContainers"] = [{**copy.deepcopy(container(pod)), "name": "first", **fields}]
@@ -126,11 +131,20 @@ ATTACKS = {
         volume(csi={"driver": "x.example", "nodePublishSecretRef": {"name": "registry"}}), "a volume is one of",
     ),
     "a node by its name": (spec(nodeName="mgmt"), "the scheduler chooses the node"),
-    "all taints tolerated": (spec(tolerations=[{"operator": "Exists"}]), "the scheduler chooses the node"),
+    "all taints tolerated": (spec(tolerations=[{"operator": "Exists"}]), "tolerates a lost node"),
     "onto the control plane": (
         spec(tolerations=[{"key": "node-role.kubernetes.io/control-plane", "operator": "Exists"}]),
-        "the scheduler chooses the node",
+        "tolerates a lost node",
     ),
+    "onto a cordoned node": (
+        spec(tolerations=[{"key": "node.kubernetes.io/unschedulable", "operator": "Exists"}]), "tolerates a lost node",
+    ),
+    "among Slurm's ranks": (spec(tolerations=[{"key": "medllm.io/scheduler", "value": "slurm"}]), "tolerates a lost"),
+    "passing for a rank": (label("app.kubernetes.io/component", "trainer"), "the production run's alone"),
+    "the raw data": (
+        volume(persistentVolumeClaim={"claimName": "encrypted-pvc"}), "patients' data as they came",
+    ),
+    "before those that serve patients": (spec(priorityClassName="medllm-inference"), "an operator starts it"),
     "HCAs without a class": (
         both(
             without("priorityClassName"),
@@ -199,6 +213,73 @@ def test_an_attack_is_refused_and_told(scientist: Client, attack: str) -> None:
     assert reason in caught.value.message
 
 
+BY_SCIENTISTS = ("passing for a rank", "the raw data", "before those that serve patients")
+
+
+@pytest.mark.parametrize("attack", BY_SCIENTISTS)
+def test_what_a_scientist_may_not_make_no_job_makes_for_him(scientist: Client, attack: str) -> None:
+    """The pods of a Job are made by a controller, for which no rule of a scientist holds."""
+    change, reason = ATTACKS[attack]
+    pod = copy.deepcopy(GOOD)
+    change(pod)
+    pod["spec"]["restartPolicy"] = "Never"
+    with pytest.raises(ApiError) as caught:
+        scientist.create(JOBS, {"metadata": {"name": "good"}, "spec": {"template": pod}})
+    assert reason in caught.value.message
+
+
+@pytest.mark.gate
+def test_the_production_run_is_not_ended_by_a_scientist(admin: Client, scientist: Client) -> None:
+    labels = {"app.kubernetes.io/component": "trainer"}
+    pod = {"metadata": {**GOOD["metadata"], "labels": labels}, "spec": GOOD["spec"]}
+    template = {"metadata": {"labels": labels}, "spec": {**GOOD["spec"], "restartPolicy": "Never"}}
+    admin.create(
+        JOBS, {"metadata": {"name": "good", "labels": labels}, "spec": {"template": template, "suspend": True}}
+    )
+    admin.create(PODS, pod)
+    try:
+        for path in (f"{JOBS}/good", f"{PODS}/good"):
+            with pytest.raises(ApiError, match="ended by an operator"):
+                scientist.delete(path, {})
+    finally:
+        admin.delete(f"{JOBS}/good", {"propagationPolicy": "Background"})
+        admin.delete(f"{PODS}/good", {"gracePeriodSeconds": 0})
+
+
+@pytest.mark.gate
+def test_an_operator_cordons_a_node_and_does_nothing_else_with_it(
+    program: Program, admin: Client, cluster: LocalControlPlane
+) -> None:
+    operator = Client(cluster.kubeconfig("operator"))
+    admin.create("/api/v1/nodes", {"metadata": {"name": "spare", "labels": {"medllm.io/scheduler": "slurm"}}})
+    try:
+        operator.patch("/api/v1/nodes/spare", {"spec": {"unschedulable": True}})
+        assert admin.get("/api/v1/nodes/spare")["spec"]["unschedulable"] is True
+        for change in (
+            {"metadata": {"labels": {"medllm.io/scheduler": "kubernetes"}}},
+            {"metadata": {"annotations": {"a": "b"}}},
+            {"spec": {"taints": [{"key": "a", "effect": "NoExecute"}]}},
+        ):
+            with pytest.raises(ApiError, match="changes nothing else"):
+                operator.patch("/api/v1/nodes/spare", change)
+        admin.patch("/api/v1/nodes/spare", {"metadata": {"labels": {"medllm.io/scheduler": "kubernetes"}}})
+    finally:
+        admin.delete("/api/v1/nodes/spare", {})
+
+
+def test_a_service_takes_no_address_of_others(program: Program, cluster: LocalControlPlane) -> None:
+    operator = Client(cluster.kubeconfig("operator"))
+    services = f"/api/v1/namespaces/{NAMESPACE}/services"
+    with pytest.raises(ApiError, match="no externalIPs"):
+        operator.create(
+            services, {"metadata": {"name": "trap"}, "spec": {"ports": [{"port": 53}], "externalIPs": ["10.0.0.53"]}}
+        )
+    with pytest.raises(ApiError, match="names no other host"):
+        operator.create(
+            services, {"metadata": {"name": "trap"}, "spec": {"type": "ExternalName", "externalName": "evil.example"}}
+        )
+
+
 def test_a_container_is_not_slipped_into_a_running_pod(program: Program, admin: Client, scientist: Client) -> None:
     pod = copy.deepcopy(GOOD)
     pod["metadata"]["name"] = "slipped"
@@ -220,9 +301,8 @@ def test_a_container_is_not_slipped_into_a_running_pod(program: Program, admin: 
 
 def test_a_pod_of_an_older_policy_can_still_go(program: Program, admin: Client, scientist: Client) -> None:
     """The job controller takes its finalizer off the pod, an update, though the pod's image is refused by now."""
-    jobs = f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs"
     template = {"spec": {**copy.deepcopy(GOOD["spec"]), "restartPolicy": "Never"}}
-    scientist.create(jobs, {"metadata": {"name": "old"}, "spec": {"template": template}})
+    scientist.create(JOBS, {"metadata": {"name": "old"}, "spec": {"template": template}})
     policy = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies/medllm-pods"
     rules = admin.get(policy)["spec"]["validations"]
     never = {"expression": "false", "message": "nothing is let in any more"}
@@ -231,7 +311,7 @@ def test_a_pod_of_an_older_policy_can_still_go(program: Program, admin: Client, 
     try:
         admin.patch(policy, {"spec": {"validations": [*rules, never]}})
         eventually(lambda: is_refused(scientist, "nothing is let in any more"))
-        scientist.delete(f"{jobs}/old", {"propagationPolicy": "Background"})
+        scientist.delete(f"{JOBS}/old", {"propagationPolicy": "Background"})
         eventually(lambda: not admin.get(PODS, ours)["items"])
     finally:
         admin.patch(policy, {"spec": {"validations": rules}})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from medllm_k8s.admission import PINNED
+from medllm_k8s.admission_rules import PINNED
 
 DIGEST = "sha256:" + "0a" * 32
 

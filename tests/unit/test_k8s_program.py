@@ -55,7 +55,7 @@ def declared(name: str, change: Callable[[Site], Site] = on_kubernetes) -> list[
 
     @pulumi.runtime.test  # type: ignore[untyped-decorator]
     def apply() -> None:
-        declare(Settings(site))
+        declare(Settings(site), pulumi.Output.from_input("uid"))
 
     apply()
     return [inputs for kind, _, inputs in recorder.declared if kind.startswith("kubernetes:")]
