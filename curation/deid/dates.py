@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from datetime import date, timedelta
 from typing import Any
 
+from curation.deid.dates_partial import partial_dates
 from curation.deid.kinds import Kind, Note, Span
 from curation.deid.patterns import compiled
 
@@ -206,7 +207,8 @@ _AGES = tuple(
         r"(?i:\b(ninety[ -](?:one|two|three|four|five|six|seven|eight|nine))\b)",
         rf"(?i:\b(?:turn(?:s|ed|ing)|aged?|年龄|高龄|享年|虚岁|今年|寿)[ \n:：]{{0,2}}{_AGE})(?:[^\d.%/]|\.\D|$)",
         rf"(?i:\b{_AGE}(?:st|nd|rd|th)[ \n]birthday)",
-        r"(九十[一二三四五六七八九]?)(?:有余|出头|来?岁|周岁|高寿)",
+        r"(九十[一二三四五六七八九]?)(?:有余|出头|来?岁|周岁|高寿|了|多|有[一二三四五六七八九])",
+        rf"(?:父|母|爸|妈|爷|奶|老人|今年|都|快|满|高龄|享年|寿)[^\d\n]{{0,3}}{_AGE}(?:了|多|[，。,])",
         r"(?i:\b(nonagenarian|centenarian))\b",
     )
 )
@@ -234,6 +236,9 @@ def dates(shift_days: int) -> Callable[[Note], Iterator[Span]]:
                 taken.append((start, end))
                 birth = _BIRTH.search(note.view[max(0, start - 24) : start])
                 yield Span(start, end, Kind.DATE, None if birth else build(match, shift_days) or None)
+        for start, end in partial_dates(note):
+            if not any(other_start <= start and end <= other_end for other_start, other_end in taken):
+                yield Span(start, end, Kind.DATE)
 
     return find
 

@@ -6,6 +6,9 @@ import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cache
+
+from curation.deid.words import lexicon
 
 
 class Kind(StrEnum):
@@ -64,6 +67,12 @@ _VIEW = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {
 }
 
 
+@cache
+def _view_of_characters() -> dict[int, int]:
+    """Traditional characters as simplified ones, too: the same rules and lists find both."""
+    return {ord(pair[0]): ord(pair[1]) for pair in lexicon("simplified_zh")} | _VIEW
+
+
 # A line at least so long that ends in the middle of a sentence was wrapped.
 _WRAPPED = 50
 
@@ -76,7 +85,7 @@ class Note:
     view: str = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "view", _unwrapped(self.text.translate(_VIEW)))
+        object.__setattr__(self, "view", _unwrapped(self.text.translate(_view_of_characters())))
 
 
 def _unwrapped(view: str) -> str:

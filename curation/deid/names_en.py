@@ -5,21 +5,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from functools import cache, lru_cache
 from typing import Any
 
 from curation.deid.kinds import Kind, Note, Span
 from curation.deid.patterns import compiled
-from curation.deid.words import words
+from curation.deid.words import lexicon, words
 
 _TOKEN = r"(?:[{U}][{L}']*(?:-[{U}][{L}']*)*)"
 _PARTICLE = r"(?:(?:van|von|de|la|del|della|der|den|di|da|dos|du|el|al|bin|ibn|ter|le)[ ])*"
 _NEXT = rf"(?:[ ]{{1,2}}{_PARTICLE}(?:[{{U}}]\.|{_TOKEN}))"
-_NAME = rf"(?:[{{U}}]\.|{_TOKEN}){_NEXT}{{0,3}}(?:,?[ ](?:Jr|Sr)\b\.?)?"
+_NAME = rf"{_PARTICLE}(?:[{{U}}]\.|{_TOKEN}){_NEXT}{{0,3}}(?:,?[ ](?:Jr|Sr)\b\.?)?"
 _FULL = rf"(?:[{{U}}]\.|{_TOKEN}){_NEXT}{{1,3}}(?:,?[ ](?:Jr|Sr)\b\.?)?"
 _LAST_FIRST = rf"{_TOKEN}(?:[ ]{_TOKEN})?,[ ]{{0,2}}{_NAME}"
-_TITLE = (
-    r"(?i:\b(?:Dr|Drs|Mr|Mrs|Ms|Miss|Mx|Prof|Professor|Doctor|Nurse|Sir|Madam|Rev|Reverend|Fr|Capt|Sgt|Officer)\b\.?)"
-)
+_TITLE = r"(?i:\b(?:LPN|EMT|CNA|Deputy|Sergeant|Detective|Inspector|Chaplain|Pastor|Imam|Rabbi|Deacon|Coach|Lieutenant|Lt|Major|Colonel|Col|Cpl|Pvt|Señora?|Madame|Monsieur|Frau|Herr|Auntie|Aunt|Uncle|Nana|Grandma|Grandpa|Dr|Drs|Mr|Mrs|Ms|Miss|Mx|Prof|Professor|Doctor|Nurse|Sir|Madam|Rev|Reverend|Fr|Capt|Sgt|Officer)\b\.?)"
 _CREDENTIAL = (
     r"(?:M\.?D\.?|D\.?O\.?|R\.?N\.?|N\.?P\.?|P\.?A\.?(?:-C)?|Ph\.?D\.?|MBBS|MBChB|FRCS|FRCP|FACC|FACS|FACP|LPN|LVN|BSN|MSN|DNP|FNP|APRN|"
     r"ARNP|CNM|PharmD|RPh|RRT|CRNA|DDS|DMD|DPM|MPH|LCSW|MSW|PT|DPT|OT|OTR|SLP|RD|CCC-SLP|RT|RDMS|RVT|EMT|CNA)\b"
@@ -36,28 +35,29 @@ _ROLE = (
 )
 _RELATIVE = (
     r"(?:wife|husband|son|daughter|mother|father|brother|sister|spouse|partner|friend|neighbou?r|caregiver|guardian|niece|nephew|aunt|uncle|"
-    r"cousin|grand(?:son|daughter|mother|father)|fianc[eé]e?|roommate|son-in-law|daughter-in-law|landlord|pastor|attorney|boyfriend|girlfriend|mom|dad|twin)"
+    r"cousin|nan|nana|gran|granny|mum|mam|papa|mommy|daddy|stepson|stepdaughter|stepfather|stepmother|stepmum|stepdad|foster[ ](?:mother|father|son|daughter|mum|dad)|ex-(?:wife|husband)|godmother|godfather|bystander|carer|worker|caseworker|social[ ]worker|teacher|lawyer|solicitor|driver|employer|boss|coworker|colleague|owner|aide|nurse|interpreter|baby|inmate|resident|client|child|toddler|infant|boy|girl|man|woman|gentleman|lady|student|veteran|donor|recipient|officer|surgeon|physician|doctor|counsel(?:l)?or|therapist|priest|manager|supervisor|principal|sitter|babysitter|nanny|housemate|flatmate|tenant|grand(?:son|daughter|mother|father)|fianc[eé]e?|roommate|son-in-law|daughter-in-law|landlord|pastor|attorney|boyfriend|girlfriend|mom|dad|twin)"
 )
 _BY = (
     r"(?:signed|dictated|transcribed|verified|reviewed|interpreted|reported|performed|authored|written|prepared|ordered|requested|referred|entered|completed|approved|"
     r"read|seen|evaluated|examined|attended|accompanied|witnessed|assisted|managed|followed|cared[ ]for|supervised|administered|collected|drawn|placed|done|given)[ ](?:by|with|for)|"
-    r"(?:discussed|spoke|spoken|reviewed|conferred|consulted|meeting|met)[ ]with|(?:called|contacted|notified|informed|paged|telephoned|named|known[ ]as|name[ ]is|per|contact|cc)"
+    r"(?:discussed|spoke|spoken|reviewed|conferred|consulted|meeting|met)[ ]with|(?:called|calls|calling|contacted|notified|informed|told|telling|asked|asking|paged|paging|telephoned|texted|messaged|emailed|phoned|rang|saw|seeing|met|named|known[ ]as|name[ ]is|goes[ ]by|alias(?:es)?|aka|a\.k\.a\.|nick-?name[ds]?|per|contact|cc|via|thank|thanks|handover[ ]to|handed[ ]over[ ]to|report[ ](?:given[ ])?to|care[ ]to|copies[ ]to|copy[ ]to|cc[ ]to|back[ ]to|attn|under|covering|covered[ ]by|booked[ ](?:under|with)|follow-?up[ ]with|appointment[ ]with|appt[ ]with|lives[ ]with|living[ ]with|about|relationship[ ]with|married[ ]to|engaged[ ]to|partner[ ]of|care[ ]of|c/o|signed)"
 )
 
 _STRONG = tuple(compiled(pattern) for pattern in (
     rf"{_TITLE}[ ]{{1,2}}({_NAME})",
-    rf"({_FULL}|{_LAST_FIRST}),?[ ]{{1,2}}{_CREDENTIAL}",
+    rf"({_FULL}|{_LAST_FIRST}|{_TOKEN}),?[ ]{{1,2}}{_CREDENTIAL}",
+    rf"(?i:\b(?:sincerely|regards|yours(?:[ ]truly)?|thanks|cheers|best|xx|xo)[,.!]?\s{{1,3}})({_NAME})[ \t]*(?:$|[\n,.])",
 ))  # fmt: skip
 # What these find counts if it looks like a whole name or one of its words is a known name.
 _WEAK = tuple(compiled(pattern) for pattern in (
     rf"(?:^|[^{{L}}])(?i:{_ROLE})[ ]{{0,3}}(?:[:=|#-]|[ ]is[ ]|\()[ \t*]{{0,4}}(?:{_TITLE}[ ])?({_LAST_FIRST}|{_NAME})",
     rf"(?:^|[^{{L}}])(?i:{_ROLE})[ ]{{0,3}}[:=|]?[ \t]*\n[ \t]*(?:{_TITLE}[ ])?({_LAST_FIRST}|{_FULL})",
-    rf"(?i:\b{_RELATIVE}),?[ ](?:\(|is[ ]|named[ ]|called[ ])?({_NAME})",
+    rf"(?i:\b{_RELATIVE})[,:]?[ ](?:\(|is[ ]|named[ ]|called[ ])?({_NAME})",
     rf"(?i:\b(?:{_BY})[ ])(?:{_TITLE}[ ])?({_LAST_FIRST}|{_NAME})",
     rf"(?:^|\n)[ \t*-]*[A-Za-z][A-Za-z /'().-]{{1,32}}[:=][ \t]*(?:{_TITLE}[ ])?({_FULL}|{_LAST_FIRST})[ \t]*(?:$|\n|[,;(|/])",
-    rf"({_NAME})[ ](?:will|called|agreed|says|said|reports|reported|notified|aware|stated|states|updated|advised|recommended|recommends|requests|requested|concurs|agrees|wants|asked|asks|signed|documented|performed|dictated|visits|visited|"
+    rf"({_NAME})[ ](?:was|is|has|had|were|came|went|covering|covers|arrived|left|refuses|refused|denies|denied|endorses|feels|felt|remains|remained|appears|appeared|looks|looked|seems|took|takes|got|gave|gives|gets|did|does|didn't|doesn't|isn't|wasn't|can|can't|could|would|should|must|won't|stays|stayed|sleeps|slept|ate|eats|walks|walked|fell|moved|threatens|threatened|tells|told|rang|rings|texted|helps|helped|brings|thinks|thought|knows|knew|described|describes|complains|complained|presented|presents|tolerated|declines|declined|continues|continued|returned|admits|admitted|lost|found|placed|removed|inserted|ordered|reviewed|discussed|checked|examined|assessed|saw|seen|read|wrote|cannot|happy|okay|cried|crying|tearful|laughed|smiled|nodded|usually|also|then|later|again|herself|himself|who|will|called|agreed|says|said|reports|reported|notified|aware|stated|states|updated|advised|recommended|recommends|requests|requested|concurs|agrees|wants|asked|asks|signed|documented|performed|dictated|visits|visited|"
     r"lives|works|drove|brought|was[ ]present|was[ ]called|was[ ]paged|was[ ]notified|is[ ]aware|is[ ]the|at[ ](?:the[ ])?bedside|has[ ]been[ ]informed|understands|verbalized|prefers|answered|confirmed|phoned|telephoned)\b",
-    rf"(?i:\b(?:dear|hi|hello|sincerely,?|regards,?|thanks,?)\s{{1,3}})({_NAME})",
+    rf"(?i:\b(?:dear|hi|hello)\s{{1,3}})({_NAME})",
 ))  # fmt: skip
 _ANY = compiled(rf"(?:^|[^{{L}}])({_FULL})")
 _ANY_LAST_FIRST = compiled(rf"(?:^|[^{{L}}])({_TOKEN},[ ]{_TOKEN}(?:[ ][{{U}}]\b\.?)?)(?:[^{{L}}]|$)")
@@ -69,7 +69,7 @@ _PINYIN = compiled(
 )
 _TITLED = compiled(_TITLE + r"[ ]{1,2}$")
 TERM = compiled(
-    r"^(?:'s?)?(?:[ -](?:type|lymph|like|positive|negative))?[ /-](?:[{U}][{L}'-]*[ -])?(?i:disease|syndrome|sign|signs|test|score|scale|criteria|classification|class|grade|stage|catheter|drain|tube|murmur|"
+    r"^(?:'s?)?(?:[ -](?:type|lymph|like|positive|negative))?[ /-](?:[{U}][{L}'-]*[ -])?(?i:removed|placed|inserted|draining|replaced|negative|positive|absent|equivocal|neg|pos|disease|syndrome|coma|tenderness|habitus|b[ ]lines|sign|signs|test|score|scale|criteria|classification|class|grade|stage|catheter|drain|tube|murmur|"
     r"procedure|operation|fracture|lymphoma|maneuver|manoeuvre|monitor|phenomenon|reflex|triad|tumou?r|disorder|palsy|sarcoma|stain|ultrasound|index|lesion|esophagus|oesophagus|"
     r"hernia|point|nodes?|nodules?|node|contracture|ulcer|respirations?|pulse|arteritis|thyroiditis|stent|line|method|formula|equation|anastomosis|repair|units?|rule|risk|cells?|bodies|body|"
     r"cyst|gland|duct|ganglion|membrane|canal|ligament|encephalopathy|chorea|dementia|anemia|anomaly|malformation|teratoma|virus|aneurysm|angina|arthritis|cough|diet|law|"
@@ -89,6 +89,47 @@ _NO_INITIALS = frozenset(("MD", "RN", "NP", "PA", "DO", "IV", "PO", "IM", "SC", 
 # A second name after a found one: "Drs. Patel and Nguyen", "Smith/Jones".
 _CHAIN = compiled(rf"^(?:,?[ ](?:and|&|or)[ ]|[ ]?/[ ]?|,[ ]|;[ ]|[ ]&[ ])(?:{_TITLE}[ ])?({_NAME})")
 _SINGLE = compiled(r"(?:^|[^{L}'-])([{U}][{L}]{2,})(?:[^{L}-]|$)")
+# Inside a sentence these are capitalised only as names.
+_MODAL = frozenset(
+    (
+        "Will",
+        "Hope",
+        "Grace",
+        "Mark",
+        "Bill",
+        "Rose",
+        "Faith",
+        "Joy",
+        "Art",
+        "Ray",
+        "Rich",
+        "Chase",
+        "Chance",
+        "Drew",
+        "Dawn",
+        "Gene",
+        "Young",
+        "Love",
+        "Pearl",
+        "Ruby",
+        "Amber",
+        "Violet",
+        "Ivy",
+        "Mercy",
+        "Patience",
+        "Earnest",
+        "Precious",
+    )
+)
+_INSIDE = compiled(r"[{L}][,;]?[ ]([{U}][{L}]+)(?:'s)?(?:[ ,.;:!?)]|$)")
+_NOUN_BEFORE = compiled(
+    r"(?:[{U}][{L}]*|(?i:\b(?:the|a|an|his|her|no|left|right|mild|moderate|severe|acute|chronic|normal|this|that|of)))[,;]?[ ]$"
+)
+_AFTER_PREPOSITION = compiled(rf"\b(?:from|to|for|with|and|about|under|via|by|then|later|saw|or)[ ]({_NAME})")
+_SPEAKER = compiled(
+    r"(?:^|\n)[ \t]*[\[(<]?\d{1,2}:\d\d(?::\d\d)?(?:[ ]?[AaPp][Mm])?[\])>]?[ \t,-]*[<@]?([{L}][{L}\d._-]{1,30})>?[ ]?:"
+)
+_LAST_INITIAL = compiled(r"(?:^|[^{L}])([{U}][{L}'-]{2,},[ ][{U}]\.(?:[ ]?[{U}]\.)?)")
 _AFTERWARDS = compiled(rf"({_NAME})[ ]?(?:[,(]|[ ]-)[ ]?(?i:(?:his|her|the|pt'?s|patient'?s)[ ])?{_RELATIVE}\b")
 _QUOTED = compiled(rf"({_TOKEN}[ ][\"'(]{_TOKEN}[\"')](?:[ ]{_TOKEN})?)")
 # Generic drug names end like this.
@@ -104,14 +145,19 @@ def names_en(note: Note) -> Iterator[Span]:
         search.add(pattern, _any)
     for pattern in (*_WEAK, _AFTERWARDS, _QUOTED):
         search.add(pattern, _likely)
+    search.add(_AFTER_PREPOSITION, _rather)
     for pattern in (_ANY, _ANY_LAST_FIRST):
         search.add(pattern, _known if uniform else _plausible)
-    search.add(_SINGLE, _lone)
+    search.add(_SINGLE, _lone_uniform if uniform else _lone)
+    search.add(_LAST_INITIAL, _likely)
+    if not uniform:
+        search.inside()
     search.chain()
     found = search.found
     found += [match.span(1) for match in _PINYIN.finditer(view) if _pinyin(match.group(1))]
     yield from (Span(start, end, Kind.NAME) for start, end in found)
     yield from _again(view, found)
+    yield from (Span(*match.span(1), Kind.NAME) for match in _SPEAKER.finditer(note.view))
     for pattern in (_INITIALS, _TYPIST, _DOTTED_INITIALS):
         for match in pattern.finditer(note.view):
             if "".join(filter(str.isupper, match.group(1))) not in _NO_INITIALS:
@@ -150,6 +196,13 @@ class _Search:
                 self.found.append(span)
                 place = span[1]
 
+    def inside(self) -> None:
+        """Names that are words, too, where a sentence capitalises them."""
+        for match in _INSIDE.finditer(self.view):
+            start, end = match.span(1)
+            if not _NOUN_BEFORE.search(self.view[max(0, start - 24) : start]) and _word_too([match.group(1)]):
+                self.found.append((start, end))
+
     def chain(self) -> None:
         """Names that follow a found one with "and", a comma or a slash."""
         for _, end in self.found:  # grows while it is walked
@@ -164,7 +217,8 @@ class _Search:
         if trimmed is None:
             return None
         tokens = _tokens(self.view[slice(*trimmed)])
-        return trimmed if accept(tokens) and not _is_term(self.view, *trimmed, tokens) else None
+        named = accept in (_any, _likely)
+        return trimmed if accept(tokens) and not _is_term(self.view, *trimmed, tokens, named=named) else None
 
 
 def _trim(view: str, start: int, end: int, uniform: bool) -> tuple[int, int] | None:
@@ -181,7 +235,9 @@ def _trim(view: str, start: int, end: int, uniform: bool) -> tuple[int, int] | N
                 uniform
                 and last > start
                 and len(word) > 1
-                and not (is_given(bare) or (is_surname(bare) and not ordinary(word)))
+                and not (
+                    is_given(bare) or bare in lexicon("given_names_census") or (is_surname(bare) and not ordinary(word))
+                )
             ):
                 # Where every word is written alike, only a known name goes on; one more unknown word may.
                 if ordinary(word) or place != last + 1 or previous == "?":
@@ -202,40 +258,73 @@ def _tokens(name: str) -> list[str]:
     return [token for token in split if token and token[0].isupper()]
 
 
+@lru_cache(1 << 16)
 def is_given(token: str) -> bool:
-    return token in words("given_names_en") or token.capitalize() in words("given_names_en")
+    word = token.capitalize()
+    return token in words("given_names_en") or word in words("given_names_en") or word in _rare_given()
 
 
+@cache
+def _rare_given() -> frozenset[str]:
+    """The Census' given names that are no other word."""
+    return frozenset(name for name in lexicon("given_names_census") if not ordinary(name.lower()))
+
+
+@lru_cache(1 << 16)
 def is_surname(token: str) -> bool:
+    word = token.capitalize()
     return (
         token in words("surnames_en")
-        or token.capitalize() in words("surnames_en")
-        or ("-" in token and any(part.capitalize() in words("surnames_en") for part in token.split("-")))
+        or word in words("surnames_en")
+        or word.replace("'", "") in lexicon("surnames_census")
+        or ("-" in token and any(is_surname(part) for part in token.split("-") if len(part) > 2))
     )
 
 
+@cache
+def _brands() -> frozenset[str]:
+    return frozenset(word.lower() for word in words("brands_en"))
+
+
+@lru_cache(1 << 16)
 def ordinary(word: str) -> bool:
-    """Whether it is a word of everyday or clinical English, also in a bent form, or a drug."""
-    known = words("ordinary_en")
-    if word in known or word in words("not_names_en"):
+    """Whether it is a word of everyday or clinical English, also in a bent form, or a drug. `word` is in lower case."""
+    known = lexicon("vocabulary_en")
+    if word in known or word in words("not_names_en") or word in _brands():
         return True
     stems = (word.removesuffix("s"), word.removesuffix("es"), word.removesuffix("ed"), word.removesuffix("ing"), word.removesuffix("ly"),
              word.removesuffix("d"), word.removesuffix("ing") + "e", word.removesuffix("al"), word.removesuffix("ic"), word.removesuffix("ies") + "y")  # fmt: skip
-    return any(stem != word and len(stem) > 2 and stem in known for stem in stems) or (
-        len(word) > 5 and word.endswith(_DRUG)
-    )
+    return any(stem != word and len(stem) > 3 and stem in known for stem in stems)
 
 
+@lru_cache(1 << 16)
 def is_unknown(token: str) -> bool:
     """A capitalised word that no list knows, as rare surnames are."""
     parts = token.replace("'", "-").split("-")
     return (
         len(token) > 2
         and not (token.isupper() and len(token) <= 5)
-        and token.isalpha() | ("-" in token) | ("'" in token)
+        and _SHAPE.fullmatch(token) is not None
         and not any(ordinary(part.lower()) for part in parts if len(part) > 2)
-        and token.capitalize() not in words("eponyms")
+        and not is_eponym(token)
     )
+
+
+# As names are written: not like HbA or MoCA.
+_SHAPE = compiled(
+    r"(?:(?:Mc|Mac|De|Di|La|Le|Van|Fitz|O'|D'|St)?[{U}][a-zà-öø-ɏ]*|[{U}]+)(?:['-][{U}]?[a-zà-öø-ɏ]+|['-][{U}]+)*"
+)
+
+
+@lru_cache(1 << 16)
+def is_eponym(token: str) -> bool:
+    """A person's name in clinical terms, or another word that such terms capitalise."""
+    return token.lower() in _eponyms()
+
+
+@cache
+def _eponyms() -> frozenset[str]:
+    return frozenset(word.lower() for word in words("eponyms") | lexicon("terms_capitalised"))
 
 
 def _any(tokens: list[str]) -> bool:
@@ -247,8 +336,18 @@ def _likely(tokens: list[str]) -> bool:
     return any(
         is_given(token)
         or is_unknown(token)
+        or token.capitalize() in words("word_names_en")
+        or (token.capitalize() in lexicon("given_names_census") and token.lower() not in words("not_names_en"))
         or (is_surname(token) and not _acronym(token) and (len(tokens) > 1 or not ordinary(token.lower())))
+        or (token.capitalize() in lexicon("surnames_frequent") and token.lower() not in words("not_names_en"))
         for token in tokens
+    )
+
+
+def _rather(tokens: list[str]) -> bool:
+    """After a word that stands before persons and things alike: no eponym, and no word that notes capitalise."""
+    return _likely(tokens) and not any(
+        is_eponym(token) or token.capitalize() in words("words_first_en") for token in tokens
     )
 
 
@@ -256,15 +355,32 @@ def _lone(tokens: list[str]) -> bool:
     """One word anywhere: a name of the lists that is no other word, place or eponym."""
     (token,) = tokens
     bare = token.capitalize()
-    if (
-        ordinary(token.lower())
-        or bare in words("eponyms")
-        or bare in words("places_en")
-        or _acronym(token)
-        or len(token) < 4
-    ):
+    if _acronym(token) or len(token) < 3 or is_eponym(token):
         return False
-    return is_given(token) or (is_surname(token) and "-" not in token)
+    if ordinary(token.lower()):
+        # A listed name is more often one than the rare word of its form.
+        return bare in words("given_names_en") | words("surnames_en") and token.lower() not in words("not_names_en")
+    return is_given(token) or is_surname(token) or is_unknown(token)
+
+
+def _word_too(tokens: list[str]) -> bool:
+    """One word, capitalised inside a sentence for no other reason than that it is a name."""
+    (token,) = tokens
+    bare = token.capitalize()
+    return bare in _MODAL or (
+        bare in lexicon("names_and_words") | words("word_names_en")
+        and bare not in words("words_first_en")
+        and token.lower() not in words("not_names_en")
+        and not is_eponym(token)
+        and not token.isupper()
+    )
+
+
+def _lone_uniform(tokens: list[str]) -> bool:
+    """One word of a note that writes all words alike: there a rare name is rather another word."""
+    (token,) = tokens
+    bare = token.capitalize()
+    return _lone(tokens) and (bare in words("given_names_en") or bare in lexicon("surnames_frequent"))
 
 
 def _plausible(tokens: list[str]) -> bool:
@@ -294,21 +410,41 @@ def _known(tokens: list[str]) -> bool:
             and not _acronym(second)
         ):
             return True
-    return len(tokens) >= 2 and is_surname(tokens[0]) and is_given(tokens[1])
+    return len(tokens) >= 2 and is_surname(tokens[0]) and (is_given(tokens[1]) or _may_be_given(tokens))
+
+
+def _may_be_given(tokens: list[str]) -> bool:
+    """Beside a surname that is no word, a listed given name is one even if it is a word."""
+    return (
+        not ordinary(tokens[0].lower())
+        and not is_eponym(tokens[0])
+        and tokens[1].capitalize() in lexicon("given_names_census")
+    )
 
 
 def _acronym(token: str) -> bool:
-    return token.isupper() and 1 < len(token) <= 4 and not (is_given(token) or is_surname(token))
+    return (
+        token.isupper()
+        and 1 < len(token) <= 5
+        and not (token.capitalize() in words("given_names_en") or token.capitalize() in words("surnames_en"))
+    )
 
 
-def _is_term(view: str, start: int, end: int, tokens: list[str]) -> bool:
-    """The words belong to a clinical term ("Austin Flint murmur") and no title makes a person of them."""
-    parts = [part.capitalize() for token in tokens for part in token.split("-")]
-    if not any(part in words("eponyms") for part in parts) or _TITLED.search(view[max(0, start - 12) : start]):
+def _is_term(view: str, start: int, end: int, tokens: list[str], *, named: bool) -> bool:
+    """The words belong to a clinical term ("Austin Flint murmur") and no title makes a person of them.
+
+    `named`: what stands around them is said of persons ("seen by Austin").
+    """
+    parts = [part for token in tokens for part in token.split("-")]
+    if not any(is_eponym(part) for part in parts) or _TITLED.search(view[max(0, start - 12) : start]):
         return False
     if TERM.search(view[end : end + 40]):
         return True
-    return all(part in words("eponyms") for part in parts if len(part) > 1) and not is_given(tokens[0])
+    if all(
+        is_eponym(part) and part.capitalize() not in lexicon("surnames_frequent") for part in parts if len(part) > 1
+    ):
+        return True
+    return not named and all(is_eponym(part) for part in parts if len(part) > 1) and not is_given(tokens[0])
 
 
 def _pinyin(name: str) -> bool:
@@ -326,7 +462,7 @@ def _again(view: str, found: list[tuple[int, int]]) -> Iterator[Span]:
         if (
             len(token) < 3
             or token.lower() in words("not_names_en")
-            or (ordinary(token.lower()) and not is_surname(token) and token.capitalize() not in words("eponyms"))
+            or (ordinary(token.lower()) and not is_surname(token) and not is_eponym(token))
         ):
             continue
         for form in {token, token.upper(), token.capitalize()}:

@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from curation.deid.kinds import Kind, Note, Span
-from curation.deid.names_en import TERM, is_surname, is_unknown, ordinary
+from curation.deid.names_en import TERM, is_eponym, is_surname, is_unknown, ordinary
 from curation.deid.patterns import compiled
 from curation.deid.words import words
 
@@ -54,10 +54,11 @@ def names_pairs(note: Note) -> Iterator[Span]:
 
 
 def _is_pair(view: str, start: int, end: int, given: str, family: str) -> bool:
-    eponym = family.capitalize() in words("eponyms")
+    eponym = is_eponym(family)
     if (given.islower() != family.islower()) or (eponym and TERM.search(view[end : end + 40])):
         return False
-    listed = is_surname(family) or eponym
+    # In lower case only frequent surnames: a rare one is rather another word.
+    listed = (family.capitalize() in words("surnames_en") if given.islower() else is_surname(family)) or eponym
     if not (listed or is_unknown(family)):
         return False
     common = ordinary(family.lower())

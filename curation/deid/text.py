@@ -12,8 +12,10 @@ from curation.deid.kinds import Detector, Kind, Note, Span, apply, merge
 from curation.deid.names_en import names_en
 from curation.deid.names_pairs import names_pairs
 from curation.deid.names_zh import names_zh
+from curation.deid.places_zh import places_zh
 from curation.deid.structured import structured
 from curation.deid.tables import tables
+from curation.deid.towns_en import towns_en
 from curation.deid.words import words
 
 # A found value of these kinds is an identifier wherever else it stands in the note.
@@ -43,6 +45,8 @@ def redact(text: str, shift_days: int, known: Iterable[tuple[Kind, str]] = ()) -
         dates(shift_days),
         ages,
         addresses,
+        towns_en,
+        places_zh,
         names_en,
         names_pairs,
         names_zh,
