@@ -20,21 +20,6 @@ _LABEL = (
 )
 _TITLE = r"(?:副?主任医师|主治医师|住院医师|进修医师|实习医师|规培医师|医师|医生|大夫|副?主任|副?教授|护士长|护士|护师|技师|药师|麻醉师|先生|女士|小姐|太太|副?院长|博士|老师|同志|阿姨|师傅|律师|奶奶|爷爷|大爷|大妈|叔叔|医助|治疗师|营养师|心理师)"
 _RELATIVE = r"(?:其|患者之?)?(?:儿子|女儿|妻子|丈夫|父亲|母亲|爱人|老伴|配偶|哥哥|弟弟|姐姐|妹妹|孙子|孙女|外孙女?|儿媳|女婿|家属|亲属|朋友|同事|邻居|保姆|护工|监护人|代理人|子|女|妻|夫|父|母|兄|弟|姐|妹)"
-# Who acts, without a colon: "麻醉晏。", "随访人孟", "报告柳/审核万里".
-_SINGLE_AFTER = compiled(
-    rf"(?:{_LABEL}|驾驶员?|司机|参加者|参加人员|接警|目击者|机主|户主|交班人?|接班人?|随访人?|经治|上级|管床|主刀|一助|二助|三助|麻醉|器械|巡回|报告|审核|复核|记录|护士|医生|医师|转介医生|主任|大夫|值班|责任护士)[:： \t/]{{0,2}}(\p{{Han}}{{1,3}})(?:[^\p{{Han}}]|$)"
-)
-_CALLED = compiled(
-    r"(?:大名|小名|乳名|曾用名|别名|化名|昵称|绰号|自称|名叫|叫做|名为|名字叫|人称|本人|委托人|机主|户主|同行|与|和|同|及|找|问|称|系|遇|约|请|由|给|陪同|目击者|太太|先生|兄|弟|姐|妹|侄|侄子|侄女|外甥|舅舅|叔叔|姑姑|姨妈|婆婆|公公|岳父|岳母|嫂子|弟媳|男友|女友|室友|同学|领导|老板|工友|房东|邻床|病友)"
-    r"(?:[为是叫系：: ]{0,2})(\p{Han}{2,4})(?:[^\p{Han}]|[因于诉在的既电来行拟已说去未无自将要也同等均皆共一])"
-)
-_AFTER_BED = compiled(
-    r"(?:[0-9A-Z][0-9A-Z-]*[ ]?床?|床)[ ]?(\p{Han}{2,3})(?:术后|今|昨|诉|入院|夜间|仍|无|已|体温|男|女|因|主诉|精神|生命|神志|血压|家属|要求|血糖|待|[，,])"
-)
-_HONORIFIC = compiled(
-    r"(\p{Han})(?:阿婆|阿公|阿姨|妈妈|爸爸|奶奶|爷爷|师傅|老师|书记|校长|经理|主席|班长|队长|所长|局长|处长|科长|院长|董事长|总监|同学|护长|家属|家|姐|哥|总|工|姨|叔|伯|婶|婆|嫂|爷|老|导|董|医|护)(?:[^\p{Han}]|[说来讲请去在的已回问给打发带看教帮让也就都和与称诉查嘱交接到送签陪代称])"
-)
-_HIS = compiled(r"(?:^|[^\p{Han}]|[的是叫由])(\p{Han}{2})(?:他|她)(?:爸|妈|媳妇|老婆|老公|儿子|女儿|姐|哥|弟|妹|爷|奶)")
 _FOLLOW = r"[^\p{Han}]|$|电话|手机|联系|陪|签|代|诉|述|同意|知情|送|来|告|表示|要求|拒绝|为|照|护送|等"
 _LABELLED = compiled(
     rf"(?:{_LABEL})(?:\([^)\n]{{1,8}}\))?[ ]?[:：|\t-][ \t]*(\p{{Han}}{{2,4}}(?:·\p{{Han}}{{1,6}})?|\p{{Han}}[ ]{{1,2}}\p{{Han}})"
@@ -43,7 +28,7 @@ _UNMARKED = compiled(
     r"(?:姓名|签名|签字|患者|病人|患儿|联系人|家属|由|请|经|产妇)[:：为是]?(\p{Han}{2,4})(?:[，,、；;。（(\s]|[男女]|电话|主诉|签)"
 )
 _CUED = compiled(
-    r"(?:兹有|驾驶员|司机|户名|被保险人|病人|患者|患儿|产妇|术者|检验者|签名|姓名|女儿|儿子|老伴|配偶|家属|医师|医生|护士|联系人|查看|(?:记录|审核|报告|体检|随访|手术)[:： ])[:： ]{0,3}(\p{Han}{2,4})(?:[^\p{Han}]|[因于诉在的既电手身来行今拟已男女说去未无自]|来电|主任|医|护|老人|家属|您好|检查)"
+    r"(?:兹有|驾驶员|司机|户名|被保险人|病人|患者|患儿|产妇|术者|检验者|签名|姓名|女儿|儿子|老伴|配偶|家属|医师|医生|护士|联系人|查看|(?:记录|审核|报告|体检|随访|手术)[:： ])[:： ]{0,3}(\p{Han}{2,4})(?:[^\p{Han}]|[因于诉在的既电手身来行今拟已男女说去未无自]|来电|主任|医|护|老人|家属|您好|检查|委托|之[子女妻夫父母])"
 )
 _ALONE = compiled(
     r"(?:^|[\s|,，。;；:：])(\p{Han}{3,4})(?:[ \t|]{1,3}(?:[男女]|\d|住院|护照|起搏|身份|电话|手机|医保|ID|MRN)|您好|[(（](?:本人|配偶|女|男|父|母|妻|夫|子))"
@@ -56,16 +41,15 @@ _SPACED = compiled(rf"(?:{_LABEL})[ \t]{{1,4}}(\p{{Han}}{{2,4}})(?:[^\p{{Han}}]|
 _FAMILIAR = compiled(
     r"(?:^|[^\p{Han}]|[由请经找向与和跟给的是诉让叫驶械生师员士人者家问被])([小老阿]\p{Han})(?:[^\p{Han}]|[医护说称诉帮陪来去打问给在把又也到送签交接他她])"
 )
-_BRACKETED = compiled(r"[(\[【/](\p{Han}{2,4})[)\]】/]")
+_BRACKETED = compiled(r"[(\[【/](\p{Han}{2,4})[)\]】/，,]")
 _ACTING = compiled(
     r"(\p{Han}{2,4})[ ]?(?:签名|签字|代签|记录|审核|报告|书写|录入|执行|核对|交班|接班|陪同|陪护|代诉|主刀|会诊|查房|查看|随诊|接诊|告知|汇报|医嘱|操作)"
 )
-_ENDS_IN_TITLE = compiled(rf"{_TITLE}$")
+_ENDS_IN_TITLE = compiled(rf"(?:{_TITLE}|阿婆|阿公|妈妈|爸爸|科长|厂长|警官|老太太?|婆婆|药师)$")
 _KIN = compiled(rf"{_RELATIVE}[:：（( ]?(\p{{Han}}{{2,4}})(?:{_FOLLOW})")
 # "张某", "李某某", "王XX", "陈*"
 _MASKED = compiled(r"(\p{Han}(?:某某?|[*×XxＸ]{1,2}))(?:[^A-Za-z*]|$)")
 _LISTED = compiled(r"^[、,/，和及 ]{1,2}(\p{Han}{2,4})")
-_LISTED_SURNAME = compiled(r"^[、/及和 ]{1,2}(\p{Han})(?:[、/，,。； ]|$)")
 _DOTTED = compiled(r"(\p{Han}{2,6}·\p{Han}{2,8})")
 _HAN = compiled(r"\p{Han}")
 # After such a character a lone surname before a title is a person: "，李医生", "由李医生".
@@ -105,8 +89,6 @@ def names_zh(note: Note) -> Iterator[Span]:
         (_BRACKETED, True),
         (_CUED, True),
         (_ALONE, True),
-        (_CALLED, True),
-        (_AFTER_BED, True),
     ):
         place = 0
         while match := pattern.search(note.view, place):
@@ -120,9 +102,6 @@ def names_zh(note: Note) -> Iterator[Span]:
         for match in _ACTING.finditer(note.view)
         if (span := _before_title(note.view, *match.span(1))) and span[1] - span[0] > 1
     }
-    found |= {span for match in _SINGLE_AFTER.finditer(note.view) if (span := _short(note.view, *match.span(1)))}
-    found |= {span for match in _HONORIFIC.finditer(note.view) if (span := _surname_at(note.view, match.start(1)))}
-    found |= {match.span(1) for match in _HIS.finditer(note.view) if match.group(1) not in _NOBODY}
     found |= {match.span(1) for match in _APART.finditer(note.view) if match.group(1)[0] in words("surnames_zh")}
     found |= {match.span(1) for match in _DOTTED.finditer(note.view)}
     found |= set(_tagged_names(note.view))
@@ -141,12 +120,6 @@ def names_zh(note: Note) -> Iterator[Span]:
                 break
             found.add(cut)
             end = cut[1]
-    for _, end in list(found):
-        while match := _LISTED_SURNAME.search(note.view[end : end + 4]):
-            if match.group(1) not in words("surnames_zh"):
-                break
-            found.add((end + match.start(1), end + match.end(1)))
-            end += match.end(1)
     yield from (Span(start, end, Kind.NAME) for start, end in found)
     for name in {note.view[start:end] for start, end in found if end - start >= 2}:
         place = note.view.find(name)
@@ -182,30 +155,13 @@ def _before_title(view: str, start: int, end: int) -> tuple[int, int] | None:
     return None
 
 
-_NOBODY = frozenset(("患者", "病人", "孩子", "老人", "家属", "患儿", "同学", "朋友", "邻居", "照顾", "通知", "联系"))
-
-
 def _surname_at(view: str, place: int) -> tuple[int, int] | None:
     """A lone surname, unless it ends a word: 责任 in "责任医师"."""
     before, surname = view[place - 1 : place] if place else "", view[place]
     if surname not in words("surnames_zh"):
         return None
     opened = before in _OPENERS or not _HAN.search(before)
-    if not opened and (before + surname in lexicon("words_zh") or surname in _SELDOM_ALONE):
-        return None
-    return place, place + 1
-
-
-# Surnames that are more often part of what a note says before "医师" or "老".
-_SELDOM_ALONE = frozenset("方时成和安平明计元相双通全向查关单管任常于高温车水经常应解能年易都")
-
-
-def _short(view: str, start: int, end: int) -> tuple[int, int] | None:
-    """All that stands after a word for who acts: a surname alone, or a name."""
-    name = view[start:end]
-    if len(name) == 1:
-        return (start, end) if name in words("surnames_zh") else None
-    return (start, end) if is_name(name, labelled=True) else None
+    return (place, place + 1) if opened or before + surname not in lexicon("words_zh") else None
 
 
 # The model looks at short inputs.

@@ -12,6 +12,7 @@ from curation.deid.kinds import Detector, Kind, Note, Span, apply, merge
 from curation.deid.names_en import names_en
 from curation.deid.names_pairs import names_pairs
 from curation.deid.names_zh import names_zh
+from curation.deid.names_zh_roles import names_zh_roles
 from curation.deid.places_zh import places_zh
 from curation.deid.structured import structured
 from curation.deid.tables import tables
@@ -50,6 +51,7 @@ def redact(text: str, shift_days: int, known: Iterable[tuple[Kind, str]] = ()) -
         names_en,
         names_pairs,
         names_zh,
+        names_zh_roles,
         tables,
     )
     spans = [span for detect in detectors for span in detect(note)]
