@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from curation.deid.kinds import Kind, Note, Span
-from curation.deid.names_en import capitalised, is_surname, is_unknown
+from curation.deid.names_en import capitalised, is_brand, is_surname, is_unknown
 from curation.deid.names_zh import places
-from curation.deid.patterns import compiled
+from curation.deid.patterns import Family, compiled
 
 _CAPITAL = r"[{U}][{L}'.-]*"
 _SUFFIX = (
@@ -82,15 +82,22 @@ _ORDINARY_EN = frozenset(("emergency", "icu", "er", "home", "the", "clinic", "ed
                           "august", "september", "october", "november", "december", "rehab", "this", "outpatient", "cardiology", "radiology"))  # fmt: skip
 
 
+_FAMILY = Family(pattern for _, pattern in _RULES)
+
+
 def addresses(note: Note) -> Iterator[Span]:
     """Spans of the rules and of the tagger's places."""
-    view = capitalised(note.view)[0]
-    for kind, pattern in _RULES:
+    view, uniform = capitalised(note.view)
+    for number in _FAMILY.matching(view):
+        kind, pattern = _RULES[number]
         for match in pattern.finditer(view):
             start, end = match.span(1)
             if view[start].isascii():
                 first = view[start:end].split()[0].strip(".,").lower()
-                if first in _ORDINARY_EN:
+                if first in _ORDINARY_EN or is_brand(first):
+                    continue
+                # "5 given per dr": where all words are written alike, "dr" is rather a doctor.
+                if uniform and view[start:end].endswith((" Dr", " Dr.")):
                     continue
             elif lead := _LEAD.search(view[start:end]):
                 start += lead.end()

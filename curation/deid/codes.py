@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from curation.deid.kinds import Kind
+from curation.deid.names_en import ordinary
 from curation.deid.rules import Rule, rule
 
 _DIGIT_WORD = r"(?:zero|oh|one|two|three|four|five|six|seven|eight|nine|double|triple|hundred)"
@@ -117,6 +118,9 @@ RULES: tuple[Rule, ...] = (
     rule(Kind.NUMBER, r"([A-Z]{2,4}[ -]?\d{3}[ -]\d{3,6}(?:[ -]?\d{1,4})?[A-Z]?)", accept=lambda text: text[:2] not in _READINGS and text[:3] not in _READINGS),
     rule(Kind.NUMBER, r"(\d{5,}[A-Z]{1,3}|[A-Z]{2,4}\d{3,}[A-Z]{1,4}\d*|[A-Z]\d{2,}[A-Z]\d{2,}[A-Z0-9]*)", accept=_number_code),
     rule(Kind.ACCOUNT, r"(?:^|[\s(,;:])(@[A-Za-z0-9_][A-Za-z0-9_.]{2,30})"),
+    rule(Kind.DEVICE, r"(?i:\b(?:lot|batch)\b[ ]?(?:[:#=]|no\.?|number)?[ #:]{0,2})([A-Z0-9][A-Z0-9-]{3,14})", accept=lambda text: any(map(str.isdigit, text)) and text.lower() != "of"),
+    rule(Kind.ACCOUNT, r"(?i:\b(?:user(?:name)?|login|uid|operator|ack(?:ed|nowledged)?(?:[ ]by)?|(?:entered|typed|logged|released|verified)[ ]by)[ ]?[=:]?[ ]?)([a-z][a-z0-9._-]{2,24})", accept=lambda text: not ordinary(text)),
+    rule(Kind.NAME, r"\b(?:by|d/w|per)[ ]([a-z]{2,3})(?:[^A-Za-z]|$)", accept=lambda text: not ordinary(text) and text not in {"pt", "ot", "rn", "md", "np", "pa", "ed", "er", "icu", "iv", "po", "im", "ems", "gi", "ir", "id", "pcp", "cc", "kg", "ml", "mg", "day", "hr", "hpf", "lpf", "os", "sw", "cm", "rt"}),
     # Places in a hospital.
     rule(Kind.WARD, r"(?i:\b((?:bed|bay|room|rm|cell|cubicle|chair|stretcher|gurney|theatre|theater|resus|trauma|pod|slot|crib|isolette|incubator|suite|ward|unit|hallway|hall|bunk|pavilion|side[ -]?room|treatment[ ]room|exam[ ]room|delivery[ ]room|lane|trolley|couch|dock|locker)[ ]?(?:no\.?|number|#)?[ ]?[A-Z]{0,3}-?\d{1,4}[A-Z]?(?:[-/ ][A-Z]\b|[-/]\d{1,3})?))"),
     rule(Kind.WARD, r"\b((?:ICU|MICU|SICU|CCU|CVICU|NICU|PICU|HDU|ITU|PACU|AMU|MAU|SAU|ED|OR|OT|L&D|LDR|CTICU|TICU|NSICU|SCU|EAU|CDU|ACU|SDU)[ -]?(?:[Bb]ed|[Bb]ay|[Rr]oom|[Rr]m)?[ #-]?\d{1,3}[A-Z]?)"),

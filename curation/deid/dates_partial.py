@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from curation.deid.kinds import Note
-from curation.deid.patterns import compiled
+from curation.deid.patterns import Family, compiled
 
 # "May" and "March" are words too: they need a number or a preposition.
 _CERTAIN = r"(?:Jan(?:uary)?|Feb(?:ruary)?|Apr(?:il)?|June?|July?|Aug(?:ust)?|Sept?(?:ember)?|Oct(?:ober)?|Nov(?:ember)?|Dec(?:ember)?)"
@@ -48,6 +48,10 @@ _COUNT = compiled(rf"^[ -](?i:(?:left|right|great|small)[ ])?(?i:{_COUNTED})")
 
 def _no_count(view: str, _: int, end: int) -> bool:
     return not _COUNT.search(view[end : end + 24])
+
+
+def _has_digits(view: str, start: int, end: int) -> bool:
+    return sum(map(str.isdigit, view[start:end])) >= 3
 
 
 def _has_number(view: str, start: int, end: int) -> bool:
@@ -95,6 +99,9 @@ _RULES: tuple[tuple[Any, Callable[[str, int, int], bool]], ...] = tuple(
         (r"((?:去年|今年|前年|明年|同年|次年|本年|当年|本月|上月|下月|次月|当月|这月)(?:(?:1[0-2]|[1-9]|十[一二]?|[一二三四五六七八九])月)?(?:(?:3[01]|[12]\d|[1-9]|[一二三]?十[一二三四五六七八九]?|[一二三四五六七八九])[日号])?)(?:[^\p{Han}]|\p{Han})", _has_number),
         (rf"([甲乙丙丁戊己庚辛壬癸][子丑寅卯辰巳午未申酉戌亥]年(?:{_LUNAR})?)", _always),
         (rf"((?:国历|公历|阳历|新历|藏历|回历)(?:{_LUNAR}|(?:1[0-2]|[1-9]|十[一二]?|[一二三四五六七八九])月(?:初[一二三四五六七八九十]|3[01]|[12]\d|[1-9]|[一二三]?十[一二三四五六七八九]?)[日号]?))", _always),
+        (r"(?:^|[^\dA-Za-z/])([O0-9lI]{1,2}[ ]?/[ ]?[O0-9lI]{1,2}[ ]?/[ ]?[O0-9lI]{2,4})(?:[^\dA-Za-z/]|$)", _has_digits),
+        (r"(?:^|[^\d])((?:19|20)\d\d[ ·.](?:0[1-9]|1[0-2])[ ·.](?:0[1-9]|[12]\d|3[01]))(?:[^\d]|$)", _always),
+        (r"(?:^|[^\d-])((?:1[0-2]|0?[1-9])-(?:3[01]|[12]\d|0?[1-9]))[ ](?:\d{4}:|\d{1,2}:\d\d|换|复)", _always),
         # As a scan shows it: letters for digits.
         (r"([12][0Oo][0-9OolI]{2}[ ]?年[ ]?[0-9OolI]{1,2}[ ]?月[ ]?[0-9OolI][ ]?[0-9OolI]?[ ]?[日曰号])", _always),
         (r"(?:交班|记录|病程|日期|查房|随访|时间|夜班|白班|手术日|主任|医师|医生|护士|周[一二三四五六日])[ :：(（|]{0,3}((?:1[0-2]|0?[1-9])[/-](?:3[01]|[12]\d|0?[1-9]))(?:[^\d/]|$)", _always),
@@ -105,11 +112,14 @@ _RULES: tuple[tuple[Any, Callable[[str, int, int], bool]], ...] = tuple(
 )  # fmt: skip
 
 
+_FAMILY = Family(pattern for pattern, _ in _RULES)
+
+
 def partial_dates(note: Note) -> Iterator[tuple[int, int]]:
     """`[start, end)` of each; they may overlap."""
     view = note.view
-    for pattern, accept in _RULES:
-        place = 0
+    for number in _FAMILY.matching(view):
+        (pattern, accept), place = _RULES[number], 0
         while match := pattern.search(view, place):
             start, end = match.span(1)
             place = max(end, place + 1)

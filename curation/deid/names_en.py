@@ -9,10 +9,10 @@ from functools import cache, lru_cache
 from typing import Any
 
 from curation.deid.kinds import Kind, Note, Span
-from curation.deid.patterns import compiled
+from curation.deid.patterns import Family, compiled
 from curation.deid.words import lexicon, words
 
-_TOKEN = r"(?:[{U}][{L}']*(?:-[{U}][{L}']*)*)"
+_TOKEN = r"(?:[{U}][{L}']*(?:-\n?[{U}][{L}']*)*)"
 _PARTICLE = r"(?:(?:van|von|de|la|del|della|der|den|di|da|dos|du|el|al|bin|ibn|ter|le)[ ])*"
 _NEXT = rf"(?:[ ]{{1,2}}{_PARTICLE}(?:[{{U}}]\.|{_TOKEN}))"
 _NAME = rf"{_PARTICLE}(?:[{{U}}]\.|{_TOKEN}){_NEXT}{{0,3}}(?:,?[ ](?:Jr|Sr)\b\.?)?"
@@ -121,9 +121,13 @@ _MODAL = frozenset(
         "Precious",
     )
 )
-_INSIDE = compiled(r"[{L}][,;]?[ ]([{U}][{L}]+)(?:'s)?(?:[ ,.;:!?)]|$)")
+_INSIDE = compiled(r"[{L}.][,;]?[ ][(\"']?([{U}][{L}]+)(?:'s)?(?:[ ,.;:!?)]|$)")
 _NOUN_BEFORE = compiled(
     r"(?:[{U}][{L}]*|(?i:\b(?:the|a|an|his|her|no|left|right|mild|moderate|severe|acute|chronic|normal|this|that|of)))[,;]?[ ]$"
+)
+_CAPS_PAIR = compiled(r"(?:^|[.:;\n(])[ ]*([A-Z][A-Z'-]{2,},[ ]?[A-Z][A-Z'-]+(?:[ ][A-Z]\b)?)(?:[.;,\n)]|[ ]{2}|$)")
+_KIN = compiled(
+    rf"\b(?:[Ww]ife|[Hh]usband|[Ss]on|[Dd]aughter|[Dd]tr|[Mm]other|[Ff]ather|[Bb]rother|[Ss]ister|[Ss]pouse|[Pp]artner|[Nn]iece|[Nn]ephew|[Aa]unt|[Uu]ncle|[Cc]ousin|[Gg]rand(?:son|daughter|mother|father)|[Ff]ianc[eé]e?|[Rr]oommate|[Bb]oyfriend|[Gg]irlfriend|[Mm]om|[Mm]um|[Dd]ad|[Nn]ana|[Tt]win|[Dd]oula|[Cc]haplain|[Vv]olunteer:|[Ss]itter)[ ]({_TOKEN})(?:'s)?(?:[ ,.;:)]|$)"
 )
 _AFTER_PREPOSITION = compiled(rf"\b(?:from|to|for|with|and|about|under|via|by|then|later|saw|or)[ ]({_NAME})")
 _SPEAKER = compiled(
@@ -132,24 +136,16 @@ _SPEAKER = compiled(
 _LAST_INITIAL = compiled(r"(?:^|[^{L}])([{U}][{L}'-]{2,},[ ][{U}]\.(?:[ ]?[{U}]\.)?)")
 _AFTERWARDS = compiled(rf"({_NAME})[ ]?(?:[,(]|[ ]-)[ ]?(?i:(?:his|her|the|pt'?s|patient'?s)[ ])?{_RELATIVE}\b")
 _QUOTED = compiled(rf"({_TOKEN}[ ][\"'(]{_TOKEN}[\"')](?:[ ]{_TOKEN})?)")
-# Generic drug names end like this.
-_DRUG = ("ol", "ine", "pril", "artan", "statin", "mab", "mycin", "cillin", "azole", "pam", "one", "ide", "ate", "ium", "xaban", "ib", "vir", "fen", "cin", "lin", "tide", "gliptin", "flozin", "triptan", "zosin", "cycline",
-         "oxacin", "setron", "dronate", "barbital", "lukast", "tidine", "prazole", "olone", "xel", "platin", "rubicin", "cef", "phen", "zine", "zide", "mide", "lam", "done", "pine", "tine", "line", "mine")  # fmt: skip
 
 
 def names_en(note: Note) -> Iterator[Span]:
     """Names by any of the rules, then each further occurrence of their words."""
     view, uniform = capitalised(note.view)
     search = _Search(view, uniform)
-    for pattern in _STRONG:
-        search.add(pattern, _any)
-    for pattern in (*_WEAK, _AFTERWARDS, _QUOTED):
-        search.add(pattern, _likely)
-    search.add(_AFTER_PREPOSITION, _rather)
-    for pattern in (_ANY, _ANY_LAST_FIRST):
-        search.add(pattern, _known if uniform else _plausible)
-    search.add(_SINGLE, _lone_uniform if uniform else _lone)
-    search.add(_LAST_INITIAL, _likely)
+    for number in _FAMILY.matching(view):
+        pattern, mixed, alike = _SEARCHES[number]
+        if accept := alike if uniform else mixed:
+            search.add(pattern, accept)
     if not uniform:
         search.inside()
     search.chain()
@@ -158,6 +154,10 @@ def names_en(note: Note) -> Iterator[Span]:
     yield from (Span(start, end, Kind.NAME) for start, end in found)
     yield from _again(view, found)
     yield from (Span(*match.span(1), Kind.NAME) for match in _SPEAKER.finditer(note.view))
+    for match in _CAPS_PAIR.finditer(note.view):
+        family, given = match.group(1).split(",")
+        if is_surname(family) and not ordinary(family.lower()) and given.strip().lower() not in words("not_names_en"):
+            yield Span(*match.span(1), Kind.NAME)
     for pattern in (_INITIALS, _TYPIST, _DOTTED_INITIALS):
         for match in pattern.finditer(note.view):
             if "".join(filter(str.isupper, match.group(1))) not in _NO_INITIALS:
@@ -239,6 +239,14 @@ def _trim(view: str, start: int, end: int, uniform: bool) -> tuple[int, int] | N
                     is_given(bare) or bare in lexicon("given_names_census") or (is_surname(bare) and not ordinary(word))
                 )
             ):
+                if (
+                    previous in words("given_names_en")
+                    and bare.capitalize() in lexicon("surnames_census")
+                    and bare.capitalize() not in words("words_first_en")
+                ):
+                    last, previous = place + len(token), "?"
+                    place += len(token) + 1
+                    continue
                 # Where every word is written alike, only a known name goes on; one more unknown word may.
                 if ordinary(word) or place != last + 1 or previous == "?":
                     break
@@ -284,6 +292,11 @@ def is_surname(token: str) -> bool:
 @cache
 def _brands() -> frozenset[str]:
     return frozenset(word.lower() for word in words("brands_en"))
+
+
+def is_brand(word: str) -> bool:
+    """A brand of a drug or a device; `word` is in lower case."""
+    return word in _brands()
 
 
 @lru_cache(1 << 16)
@@ -410,6 +423,8 @@ def _known(tokens: list[str]) -> bool:
             and not _acronym(second)
         ):
             return True
+    if len(tokens) == 2 and len(tokens[1]) == 1 and (is_given(tokens[0]) or is_unknown(tokens[0])):
+        return True
     return len(tokens) >= 2 and is_surname(tokens[0]) and (is_given(tokens[1]) or _may_be_given(tokens))
 
 
@@ -474,3 +489,16 @@ def _again(view: str, found: list[tuple[int, int]]) -> Iterator[Span]:
                 if alone and not TERM.search(view[end : end + 40]):
                     yield Span(place, end, Kind.NAME)
                 place = view.find(form, end)
+
+
+Accept = Callable[[list[str]], bool]
+# What is searched, who judges what is found, and who does so where all words are written alike (None: nobody).
+_SEARCHES: tuple[tuple[Any, Accept, Accept | None], ...] = (
+    *((pattern, _any, _any) for pattern in _STRONG),
+    *((pattern, _likely, _likely) for pattern in (*_WEAK, _AFTERWARDS, _QUOTED, _LAST_INITIAL)),
+    (_AFTER_PREPOSITION, _rather, _rather),
+    (_KIN, _any, None),
+    *((pattern, _plausible, _known) for pattern in (_ANY, _ANY_LAST_FIRST)),
+    (_SINGLE, _lone, _lone_uniform),
+)
+_FAMILY = Family(pattern for pattern, _, _ in _SEARCHES)

@@ -80,6 +80,8 @@ def is_name(text: str, *, strict: bool = True, labelled: bool = False) -> bool:
 
 def names_zh(note: Note) -> Iterator[Span]:
     """Names by the rules, then each further occurrence of them."""
+    if not _HAN.search(note.view):
+        return
     found: set[tuple[int, int]] = set()
     for pattern, strict in (
         (_LABELLED, False),
@@ -212,4 +214,4 @@ def _tagged_names(view: str) -> Iterator[tuple[int, int]]:
 
 def places(view: str) -> Iterator[tuple[int, int, str]]:
     """What the tagger takes for a place (LOC) or an organisation (ORG)."""
-    return (item for item in _tag(view) if item[2] in {"LOC", "ORG"})
+    return (item for item in _tag(view) if item[2] in {"LOC", "ORG"}) if _HAN.search(view) else iter(())

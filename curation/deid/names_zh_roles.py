@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from curation.deid.kinds import Kind, Note, Span
 from curation.deid.names_zh import is_name
-from curation.deid.patterns import compiled
+from curation.deid.patterns import Family, compiled
 from curation.deid.words import lexicon, words
 
 _ROLE = (
@@ -41,6 +42,12 @@ _HONORIFIC = compiled(
 )
 _HIS = compiled(r"(?:^|[^\p{Han}]|[的是叫由])(\p{Han}{2})(?:他|她)(?:爸|妈|媳妇|老婆|老公|儿子|女儿|姐|哥|弟|妹|爷|奶)")
 _LISTED_SURNAME = compiled(r"^[、/及和 ]{1,3}(\p{Han})(?:[、/，,。； \n]|$)")
+# Among Latin letters a short run of Chinese characters is rather somebody's name than a word.
+_AMONG_LATIN = compiled(r"(?:^|[A-Za-z0-9)][ ]?[ ,/(→\"'&:;|-]|\n|[ (\"])(\p{Han}{2,4})(?:[ ,/()\"'&:;.|-]|\n|$)")
+_LATIN_TITLE = compiled(
+    r"\b(?i:Drs?|Prof|Mr|Mrs|Ms|by|with|per|surgeon|attending|signed|RN|MD|counsell?or|from|cc|to|re|MO|provider|Cap|nurse|PT|called)\.?[ →:]{1,3}(?:[A-Z][a-z]+[ ])?(\p{Han})(?:[^\p{Han}]|$)"
+)
+_AFTER_LATIN_NAME = compiled(r"\b[A-Z][a-z]{2,}[ ](\p{Han})(?:[^\p{Han}]|$)")
 _NOBODY = frozenset(
     (
         "患者",
@@ -118,20 +125,17 @@ def names_zh_roles(note: Note) -> Iterator[Span]:
     view = note.view
     if view.isascii():
         return
-    found = {span for match in _SINGLE_AFTER.finditer(view) if (span := _acting(view, *match.span(1)))}
-    found |= {span for match in _HONORIFIC.finditer(view) if (span := _surname_at(view, match.start(1)))}
-    found |= {match.span(1) for match in _BROKEN.finditer(view) if match.group(1)[0] in words("surnames_zh")}
-    found |= {match.span(1) for match in _LATIN.finditer(view)}
-    for match in _WITH_AGE.finditer(view):
-        start, end = match.span(1) if match.group(1) else match.span(2)
-        if _no_finding(view[start:end]):
-            found.add((start, end))
-    found |= {match.span(1) for match in _IN_LIST.finditer(view) if _no_finding(match.group(1))}
-    for pattern in (_SURNAMED, _OF_WARD):
-        found |= {match.span(1) for match in pattern.finditer(view) if match.group(1) in words("surnames_zh")}
-    for pattern in (_CALLED, _AFTER_BED):
-        found |= set(_named(view, pattern))
-    found |= {match.span(1) for match in _HIS.finditer(view) if match.group(1) not in _NOBODY}
+    found: set[tuple[int, int]] = set()
+    for number in _FAMILY.matching(view):
+        pattern, judge = _SEARCHES[number]
+        place = 0
+        while match := pattern.search(view, place):
+            group = next(index for index in range(1, pattern.groups + 1) if match.group(index))
+            start, end = match.span(group)
+            place = start + 1
+            if span := judge(view, start, end):
+                found.add(span)
+    found |= set(_among_latin(view))
     found |= set(_speakers(view)) | set(_doubled(view))
     found |= set(_further_surnames(view, found))
     yield from (Span(start, end, Kind.NAME) for start, end in found)
@@ -153,17 +157,13 @@ def _bare(view: str, start: int, end: int) -> tuple[int, int]:
     return (start, start + ending.start()) if ending and ending.start() else (start, end)
 
 
-def _named(view: str, pattern: object) -> Iterator[tuple[int, int]]:
-    """The longest name at the start of each match."""
-    place = 0
-    while match := pattern.search(view, place):  # type: ignore[attr-defined]
-        start, end = match.span(1)
-        place = start + 1
-        for length in range(_bare(view, start, end)[1] - start, 1, -1):
-            name = view[start : start + length]
-            if is_name(name) and _no_finding(name) and name not in lexicon("words_zh"):
-                yield start, start + length
-                break
+def _named(view: str, start: int, end: int) -> tuple[int, int] | None:
+    """The longest name at the start of a run of characters."""
+    for length in range(_bare(view, start, end)[1] - start, 1, -1):
+        name = view[start : start + length]
+        if is_name(name) and _no_finding(name) and name not in lexicon("words_zh"):
+            return start, start + length
+    return None
 
 
 def _acting(view: str, start: int, end: int) -> tuple[int, int] | None:
@@ -177,7 +177,7 @@ def _acting(view: str, start: int, end: int) -> tuple[int, int] | None:
     return (start, end) if name not in lexicon("words_zh") and _no_finding(name) else None
 
 
-def _surname_at(view: str, place: int) -> tuple[int, int] | None:
+def _honoured(view: str, place: int, _: int) -> tuple[int, int] | None:
     """A lone surname, unless it ends a word: 责任 in "责任医师"."""
     before, surname = view[place - 1 : place] if place else "", view[place]
     if surname not in words("surnames_zh"):
@@ -200,6 +200,21 @@ def _no_finding(word: str) -> bool:
     return word[-1] not in _FINDING and word not in _NOBODY and word not in words("not_names_zh")
 
 
+def _among_latin(view: str) -> Iterator[tuple[int, int]]:
+    for pattern in (_LATIN_TITLE, _AFTER_LATIN_NAME):
+        yield from (match.span(1) for match in pattern.finditer(view) if match.group(1) in words("surnames_zh"))
+    place = 0
+    while match := _AMONG_LATIN.search(view, place):
+        start, end = match.span(1)
+        place = start + 1
+        line = view[view.rfind("\n", 0, start) + 1 : view.find("\n", end) if "\n" in view[end:] else len(view)]
+        name = view[start:end]
+        latin = sum(character.isascii() and character.isalpha() for character in line)
+        known = name in lexicon("words_zh") or name in words("not_names_zh")
+        if latin * 2 > len(line) and not known and is_name(name, labelled=True) and _no_finding(name):
+            yield start, end
+
+
 def _speakers(view: str) -> Iterator[tuple[int, int]]:
     """Who speaks in a chat: before a colon, at the start of several lines or as people call each other."""
     starts = [(match.start(1), match.end(1)) for match in _SPEAKING.finditer(view)]
@@ -219,3 +234,35 @@ def _doubled(view: str) -> Iterator[tuple[int, int]]:
             continue
         if pair not in lexicon("words_zh") and pair not in _PLAIN_TWICE:
             yield place, place + 2
+
+
+def _entry(view: str, start: int, end: int) -> tuple[int, int] | None:
+    return (start, end) if _no_finding(view[start:end]) else None
+
+
+def _surname(view: str, start: int, end: int) -> tuple[int, int] | None:
+    return (start, end) if view[start] in words("surnames_zh") else None
+
+
+def _somebody(view: str, start: int, end: int) -> tuple[int, int] | None:
+    return (start, end) if view[start:end] not in _NOBODY else None
+
+
+def _as_it_is(_: str, start: int, end: int) -> tuple[int, int] | None:
+    return start, end
+
+
+_SEARCHES: tuple[tuple[Any, Callable[[str, int, int], tuple[int, int] | None]], ...] = (
+    (_SINGLE_AFTER, _acting),
+    (_HONORIFIC, _honoured),
+    (_BROKEN, _surname),
+    (_LATIN, _as_it_is),
+    (_WITH_AGE, _entry),
+    (_IN_LIST, _entry),
+    (_SURNAMED, _surname),
+    (_OF_WARD, _surname),
+    (_CALLED, _named),
+    (_AFTER_BED, _named),
+    (_HIS, _somebody),
+)
+_FAMILY = Family(pattern for pattern, _ in _SEARCHES)

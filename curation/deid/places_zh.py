@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import cache
 
 from curation.deid.kinds import Kind, Note, Span
-from curation.deid.patterns import compiled
+from curation.deid.patterns import Family, compiled
 from curation.deid.words import lexicon
 
 _UNIT = r"(?:省|市|自治州|地区|盟|县|旗|区|镇|乡|街道|村|社区|屯|庄|组|街|路|道|巷|弄|胡同|里|园|苑|小区|花园|新村|公寓|大厦|广场|家园|号院|大院|宿舍|工地|农场|林场)"
@@ -57,13 +57,16 @@ _NO_PLACE = frozenset(
 _LONGEST, _SHORTEST = 8, 2
 
 
+_FAMILY = Family(_RULES)
+
+
 def places_zh(note: Note) -> Iterator[Span]:
     """Spans of the rules and of the listed places; they may overlap."""
     view = note.view
     if view.isascii():
         return
-    for pattern in _RULES:
-        place = 0
+    for number in _FAMILY.matching(view):
+        pattern, place = _RULES[number], 0
         while match := pattern.search(view, place):
             start, end = match.span(1)
             place = start + 1
@@ -86,11 +89,11 @@ def _listed(view: str) -> Iterator[Span]:
             continue
         for length in range(min(_LONGEST, end - place), _SHORTEST - 1, -1):
             name = view[place : place + length]
-            if name in known and (name not in words or view[place - 1 : place] in _BEFORE):
-                if length > 2 or not _inside_word(view, place, words):
-                    yield Span(place, place + length, Kind.ADDRESS)
-                    place += length - 1
-                    break
+            told = name in known and (name not in words or view[place - 1 : place] in _BEFORE)
+            if told and (length > 2 or not _inside_word(view, place, words)):
+                yield Span(place, place + length, Kind.ADDRESS)
+                place += length - 1
+                break
         place += 1
 
 

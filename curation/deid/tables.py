@@ -35,6 +35,7 @@ _HEADINGS = tuple((kind, re.compile(pattern, re.IGNORECASE)) for kind, pattern i
     (Kind.PHONE, r"phone|tel|cell|mobile|fax|pager|电话|手机|联系电话|联系方式|传真"),
     (Kind.ADDRESS, r"address|addr|home address|住址|地址|家庭住址"),
     (Kind.SSN, r"ssn|ss ?#"),
+    (Kind.AGE, r"age|年龄|岁"),
     (Kind.NATIONAL_ID, r"身份证号?码?|证件号码?"),
     (Kind.NUMBER, r"accession(?: ?#| no\.?)?|acc ?#|specimen(?: ?#| id)?|sample(?: id)?|case ?#|标本号|样本号|检查号|条码号?|申请单号|病理号"),
 ))  # fmt: skip
@@ -112,6 +113,10 @@ def _span(text: str, place: int, kind: Kind) -> Iterator[Span]:
     if value.lower() in _EMPTY or not any(map(str.isalnum, value)):
         return
     if kind not in _WORDS and not any(map(str.isnumeric, value)):
+        return
+    if kind is Kind.AGE and not (
+        (value[:3].isdigit() and int(value[:3]) > 89) or (value[:2].isdigit() and int(value[:2]) > 89)
+    ):
         return
     start = place + text.index(value)
     yield Span(start, start + len(value), kind)

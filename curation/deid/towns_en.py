@@ -8,7 +8,7 @@ from functools import cache
 
 from curation.deid.kinds import Kind, Note, Span
 from curation.deid.names_en import TERM, capitalised, is_eponym, is_unknown, ordinary
-from curation.deid.patterns import compiled
+from curation.deid.patterns import Family, compiled
 from curation.deid.words import lexicon, words
 
 _CAPITAL = r"[{U}][{L}'.-]*[{L}]"
@@ -35,12 +35,15 @@ _NO_PLACE = compiled(
 )
 
 
+_FAMILY = Family(_RULES)
+
+
 def towns_en(note: Note) -> Iterator[Span]:
     """Spans of the rules and of the listed towns."""
     view, uniform = capitalised(note.view)
     last = len(_RULES) - 1
-    for number, pattern in enumerate(_RULES):
-        place = 0
+    for number in _FAMILY.matching(view):
+        pattern, place = _RULES[number], 0
         while match := pattern.search(view, place):
             start, end = match.span(1)
             place = max(start + 1, end - 1)
