@@ -9,6 +9,7 @@ from curation.deid.kinds import Kind, Note, Span
 from curation.deid.names_en import capitalised, is_brand, is_surname, is_unknown
 from curation.deid.names_zh import places
 from curation.deid.patterns import Family, compiled
+from curation.deid.words import words
 
 _CAPITAL = r"[{U}][{L}'.-]*"
 _SUFFIX = (
@@ -85,6 +86,11 @@ _ORDINARY_EN = frozenset(("emergency", "icu", "er", "home", "the", "clinic", "ed
 _FAMILY = Family(pattern for _, pattern in _RULES)
 
 
+_DRUG_AFTER = compiled(
+    r"^(?:\p{Han}{0,3}(?:单抗|片|胶囊|注射液|缓释|钠|钾|酯|治疗)|\p{Han}{0,2}[ ]?\d+(?:\.\d+)?[ ]?(?:m?g|ml|μg|IU|U|mg/kg)|基征|征|分型|评分|标准)"
+)
+
+
 def addresses(note: Note) -> Iterator[Span]:
     """Spans of the rules and of the tagger's places."""
     view, uniform = capitalised(note.view)
@@ -117,6 +123,8 @@ def addresses(note: Note) -> Iterator[Span]:
         word = view[start:end]
         if tag == "ORG" and not word.endswith(_ORGANISATION):
             continue
+        if _DRUG_AFTER.search(view[end : end + 8]) or word in words("not_names_zh"):
+            continue  # 头孢曲松, 坦索罗辛: the tagger takes what is written by sound for places
         if tag == "LOC" and word.endswith("区") and start != previous:
             continue  # 心前区, 下颌区: places on the body
         previous = end

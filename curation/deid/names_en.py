@@ -153,11 +153,11 @@ def names_en(note: Note) -> Iterator[Span]:
     found += [match.span(1) for match in _PINYIN.finditer(view) if _pinyin(match.group(1))]
     yield from (Span(start, end, Kind.NAME) for start, end in found)
     yield from _again(view, found)
-    yield from (Span(*match.span(1), Kind.NAME) for match in _SPEAKER.finditer(note.view))
+    yield from (Span(match.start(1), match.end(1), Kind.NAME) for match in _SPEAKER.finditer(note.view))
     for match in _CAPS_PAIR.finditer(note.view):
         family, given = match.group(1).split(",")
         if is_surname(family) and not ordinary(family.lower()) and given.strip().lower() not in words("not_names_en"):
-            yield Span(*match.span(1), Kind.NAME)
+            yield Span(match.start(1), match.end(1), Kind.NAME)
     for pattern in (_INITIALS, _TYPIST, _DOTTED_INITIALS):
         for match in pattern.finditer(note.view):
             if "".join(filter(str.isupper, match.group(1))) not in _NO_INITIALS:
@@ -294,6 +294,49 @@ def _brands() -> frozenset[str]:
     return frozenset(word.lower() for word in words("brands_en"))
 
 
+# Medical words are made of words: subcarinal, nonobstructing.
+_PREFIXES = (
+    "sub",
+    "non",
+    "peri",
+    "inter",
+    "intra",
+    "trans",
+    "retro",
+    "para",
+    "supra",
+    "infra",
+    "post",
+    "pre",
+    "hyper",
+    "hypo",
+    "micro",
+    "macro",
+    "re",
+    "un",
+    "over",
+    "under",
+    "mid",
+    "multi",
+    "anti",
+    "tele",
+    "neuro",
+    "cardio",
+    "endo",
+    "epi",
+    "hemo",
+    "haemo",
+    "poly",
+    "pan",
+    "semi",
+    "super",
+    "ultra",
+    "de",
+    "dis",
+    "co",
+)
+
+
 def is_brand(word: str) -> bool:
     """A brand of a drug or a device; `word` is in lower case."""
     return word in _brands()
@@ -304,6 +347,8 @@ def ordinary(word: str) -> bool:
     """Whether it is a word of everyday or clinical English, also in a bent form, or a drug. `word` is in lower case."""
     known = lexicon("vocabulary_en")
     if word in known or word in words("not_names_en") or word in _brands():
+        return True
+    if any(word.startswith(prefix) and word[len(prefix) :] in known for prefix in _PREFIXES):
         return True
     stems = (word.removesuffix("s"), word.removesuffix("es"), word.removesuffix("ed"), word.removesuffix("ing"), word.removesuffix("ly"),
              word.removesuffix("d"), word.removesuffix("ing") + "e", word.removesuffix("al"), word.removesuffix("ic"), word.removesuffix("ies") + "y")  # fmt: skip
@@ -370,6 +415,8 @@ def _lone(tokens: list[str]) -> bool:
     bare = token.capitalize()
     if _acronym(token) or len(token) < 3 or is_eponym(token):
         return False
+    if token.isupper() and len(token) > 1:  # in a note of both cases: a heading or an acronym
+        return bare in words("given_names_en") or bare in words("surnames_en")
     if ordinary(token.lower()):
         # A listed name is more often one than the rare word of its form.
         return bare in words("given_names_en") | words("surnames_en") and token.lower() not in words("not_names_en")

@@ -57,8 +57,8 @@ def _is_pair(view: str, start: int, end: int, given: str, family: str) -> bool:
     eponym = is_eponym(family)
     if (given.islower() != family.islower()) or (eponym and TERM.search(view[end : end + 40])):
         return False
-    # In lower case only frequent surnames: a rare one is rather another word.
-    listed = (family.capitalize() in words("surnames_en") if given.islower() else is_surname(family)) or eponym
+    # In lower case a surname that is a word is rather that word.
+    listed = (is_surname(family) and not (given.islower() and ordinary(family))) or eponym
     if not (listed or is_unknown(family)):
         return False
     common = ordinary(family.lower())

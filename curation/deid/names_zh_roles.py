@@ -115,6 +115,8 @@ _PLAIN_TWICE = frozenset(
         "往往",
     )
 )
+# Single characters behind a word for who acts that belong to another word: 报告单, 医师.
+_NO_SURNAME = frozenset("单师由班锁记时者人中后前上下及与和或")
 _DIGITS = frozenset("零〇一二三四五六七八九十百千两")
 # Surnames that are more often part of what a note says before "医师" or "老".
 _SELDOM_ALONE = frozenset("方时成和安平明计元相双通全向查关单管任常于高温车水经应解能年易都家")
@@ -171,7 +173,9 @@ def _acting(view: str, start: int, end: int) -> tuple[int, int] | None:
     start, end = _bare(view, start, end)
     name = view[start:end]
     if len(name) == 1:
-        return (start, end) if name in words("surnames_zh") else None
+        known = lexicon("words_zh")
+        ends_word = view[start - 1 : end] in known or view[start - 2 : end] in known or name in _NO_SURNAME
+        return (start, end) if name in words("surnames_zh") and not ends_word else None
     if is_name(name, labelled=True) or (name[0] in "小老阿" and len(name) <= 3):
         return (start, end) if _no_finding(name) else None
     return (start, end) if name not in lexicon("words_zh") and _no_finding(name) else None
@@ -232,7 +236,9 @@ def _doubled(view: str) -> Iterator[tuple[int, int]]:
         pair = view[place : place + 2]
         if pair[0] != pair[1] or not "一" <= pair[0] <= "鿿" or pair[0] in _DIGITS:
             continue
-        if pair not in lexicon("words_zh") and pair not in _PLAIN_TWICE:
+        known = lexicon("words_zh")
+        apart = view[max(0, place - 1) : place + 1] in known or view[place + 1 : place + 3] in known  # 双侧 | 侧脑室
+        if not apart and pair not in known and pair not in _PLAIN_TWICE:
             yield place, place + 2
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import cache
 
 from curation.deid.kinds import Kind, Note, Span
-from curation.deid.names_en import TERM, capitalised, is_eponym, is_unknown, ordinary
+from curation.deid.names_en import TERM, capitalised, is_eponym, is_surname, is_unknown, ordinary
 from curation.deid.patterns import Family, compiled
 from curation.deid.words import lexicon, words
 
@@ -93,6 +93,6 @@ def _counts(view: str, start: int, end: int, name: str, uniform: bool) -> bool:
     plain = all(ordinary(part.lower()) for part in parts)
     if plain and len(parts) == 1:
         return led and not uniform and name.capitalize() not in words("words_first_en") and len(name) > 3
-    if any(is_eponym(part) for part in parts):
+    if any(is_eponym(part) for part in parts) or (len(parts) == 1 and is_surname(name)):
         return led
     return not plain or (led and not uniform)
