@@ -45,6 +45,7 @@ _BY = (
 
 _STRONG = tuple(compiled(pattern) for pattern in (
     rf"{_TITLE}[ ]{{1,2}}({_NAME})",
+    rf"(?i:\b(?:alias(?:es)?|a\.?k\.?a\.?|nick-?name[ds]?|goes[ ]by)[ :]{{1,2}}[\"']?)({_NAME})",
     rf"({_FULL}|{_LAST_FIRST}|{_TOKEN}),?[ ]{{1,2}}{_CREDENTIAL}",
     rf"(?i:\b(?:sincerely|regards|yours(?:[ ]truly)?|thanks|cheers|best|xx|xo)[,.!]?\s{{1,3}})({_NAME})[ \t]*(?:$|[\n,.])",
 ))  # fmt: skip
@@ -506,7 +507,8 @@ def _is_term(view: str, start: int, end: int, tokens: list[str], *, named: bool)
         is_eponym(part) and part.capitalize() not in lexicon("surnames_frequent") for part in parts if len(part) > 1
     ):
         return True
-    return not named and all(is_eponym(part) for part in parts if len(part) > 1) and not is_given(tokens[0])
+    alone = sum(len(part) > 1 for part in parts) == 1
+    return not named and all(is_eponym(part) for part in parts if len(part) > 1) and (alone or not is_given(tokens[0]))
 
 
 def _pinyin(name: str) -> bool:

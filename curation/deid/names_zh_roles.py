@@ -87,6 +87,8 @@ _FINDING = frozenset(
 )
 _PLAIN_TWICE = frozenset(
     (
+        "侧侧",
+        "肝肝",
         "某某",
         "日日",
         "夜夜",
@@ -237,7 +239,9 @@ def _doubled(view: str) -> Iterator[tuple[int, int]]:
         if pair[0] != pair[1] or not "一" <= pair[0] <= "鿿" or pair[0] in _DIGITS:
             continue
         known = lexicon("words_zh")
-        apart = view[max(0, place - 1) : place + 1] in known or view[place + 1 : place + 3] in known  # 双侧 | 侧脑室
+        apart = any(view[place + 1 : place + length] in known for length in (3, 4)) or (
+            view[max(0, place - 1) : place + 1] in known
+        )  # 双侧 | 侧脑室
         if not apart and pair not in known and pair not in _PLAIN_TWICE:
             yield place, place + 2
 

@@ -32,10 +32,12 @@ class Family:
         for pattern in patterns:
             self._set.Add(pattern.pattern)
             self._count += 1
+        # Matches always: without it "none matches" could not be told from an automaton that outgrew its memory.
+        self._set.Add("")
         self._set.Compile()
 
     def matching(self, text: str) -> Iterable[int]:
         """Numbers of the patterns that match somewhere in `text`, in order."""
         found = self._set.Match(text)
         # Nothing is said when the automaton outgrows its memory: then each pattern has to look for itself.
-        return range(self._count) if found is None else sorted(found)
+        return range(self._count) if found is None else sorted(found)[:-1]

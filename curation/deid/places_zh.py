@@ -54,6 +54,8 @@ _NO_PLACE = frozenset(
         "原位",
     )
 )
+# 头孢曲松2g: a drug that is written by its sound.
+_DOSE = compiled(r"^[ ]?\d+(?:\.\d+)?[ ]?(?:m?g|ml|μg|IU|U|片|粒|支)")
 _LONGEST, _SHORTEST = 8, 2
 
 
@@ -90,6 +92,7 @@ def _listed(view: str) -> Iterator[Span]:
         for length in range(min(_LONGEST, end - place), _SHORTEST - 1, -1):
             name = view[place : place + length]
             told = name in known and (name not in words or view[place - 1 : place] in _BEFORE)
+            told = told and not _DOSE.search(view[place + length : place + length + 8])
             if told and (length > 2 or not _inside_word(view, place, words)):
                 yield Span(place, place + length, Kind.ADDRESS)
                 place += length - 1
