@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from curation.deid.commands import reid
 from medllm.errors import UserError, user_error
 from medllm.files import state_dir
 from medllm.manifest import load_or_create_private_key, load_private_key, load_public_key, verify_manifest
@@ -55,18 +56,39 @@ def sample(destination: Path, as_json: Json = False) -> None:
     _print(as_json, counts, f"{destination}: {words}")
 
 
+app.command()(reid)
+
+
 @app.command()
-def deid(source: Path, destination: Path, as_json: Json = False) -> None:
+def deid(
+    source: Path,
+    destination: Path,
+    reid_table: Annotated[
+        Path | None,
+        typer.Option("--reid-table", metavar="FILE", help="Keep who is who here, encrypted for --reid-key."),
+    ] = None,
+    reid_key: Annotated[
+        Path | None,
+        typer.Option("--reid-key", metavar="PUBLIC", help="X25519 public key (PEM); its owner can look up."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """De-identify a raw tree and validate the result; what does not pass is held back, with a reason.
 
     Exit code 0 also when files were held back: none of them is in DESTINATION, each still is in SOURCE.
     """
     from curation.deid.keys import load_pseudonym_key
+    from curation.deid.reid import Table, load_recipient
     from curation.deid.tree import deidentify_tree
 
+    if (reid_table is None) != (reid_key is None):
+        raise user_error(
+            "--reid-table and --reid-key go together", "give both, or none", key="--reid-table, --reid-key"
+        )
+    table = Table(reid_table, load_recipient(reid_key)) if reid_table and reid_key else None
     pseudonyms, signer = load_pseudonym_key(), load_or_create_private_key(_deid_key())
     try:
-        done = deidentify_tree(source, destination, pseudonyms, signer)
+        done = deidentify_tree(source, destination, pseudonyms, signer, table)
     except (UserError, OSError):
         raise  # made without the patients' data
     except Exception as error:  # any other message may quote them, and so may a traceback

@@ -23,6 +23,7 @@ from curation.deid import dicom
 from curation.deid.dicom import UnsafeError
 from curation.deid.keys import PseudonymKey
 from curation.deid.recordings import clean_csv, clean_edf
+from curation.deid.reid import Identity, Table
 from curation.deid.text import known_identifiers, redact
 from curation.deid.validate import Roster, Verdict, known_values, scan, validate_known, validate_text
 from curation.deid.validate_dicom import validate_dicom
@@ -73,16 +74,29 @@ class _Patient:
     def record(self) -> dict[str, str]:
         return {**dict(_flat(self.meta.get("patient", {}), "")), "patient_id": self.identifier}
 
+    @property
+    def identity(self) -> Identity:
+        mrn = self.meta.get("patient", {}).get("mrn", "")
+        return Identity(self.pseudonym, self.identifier, str(mrn) if isinstance(mrn, str | int) else "", self.days)
 
-def deidentify_tree(source: Path, destination: Path, key: PseudonymKey, signer: Ed25519PrivateKey) -> Summary:
+
+def deidentify_tree(
+    source: Path, destination: Path, key: PseudonymKey, signer: Ed25519PrivateKey, table: Table | None = None
+) -> Summary:
     """De-identify `source` into `destination`, which appears whole or not at all.
 
+    Args:
+        table: gets who is who, before the destination appears: nobody is published who can't be found again
+
     Raises:
-        UserError: no such tree, or a destination that is not ours to replace.
+        UserError: no such tree, a destination that is not ours to replace, or a table that can't be extended.
+        OSError: the destination or the table cannot be written.
     """
     begin = time.monotonic()
     _quiet()
     patients_dir = check_paths(source, destination, needs="patients")
+    if table:
+        table.check(source, destination)
     summary = Summary()
     report: list[dict[str, Any]] = []
     try:
@@ -104,7 +118,12 @@ def deidentify_tree(source: Path, destination: Path, key: PseudonymKey, signer: 
                 staging / REPORT, json.dumps({"files": report}, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
             )
             summary.manifest_sha256 = sign_manifest(staging, signer, {"stage": STAGE, "summary": summary.as_json()})
+            if table:
+                published = [patient for patient in patients if (staging / "patients" / patient.pseudonym).is_dir()]
+                table.extend(key, (patient.identity for patient in published))
     except OSError as error:
+        if table and error.filename in {str(table.file), str(table.file.parent)}:
+            raise
         # A path below the source may be the patient's name.
         raise OSError(error.errno, f"{error.strerror} (de-identifying into it)", str(destination)) from None
     summary.seconds = time.monotonic() - begin
