@@ -76,7 +76,7 @@ def deid(
     ] = None,
     review_limit: Annotated[
         float,
-        typer.Option(min=0.0001, max=0.5, help="Share of notes with a miss that a review accepts; sample 3/limit."),
+        typer.Option(help="Share of notes with a miss that a review accepts; sample 3/limit."),
     ] = LIMIT,
     review_seed: Annotated[int, typer.Option(help="Another seed draws another sample for the review.")] = 0,
     as_json: Json = False,
@@ -93,10 +93,11 @@ def deid(
         raise user_error(
             "--reid-table and --reid-key go together", "give both, or none", key="--reid-table, --reid-key"
         )
+    sampling = Sampling(review_limit, review_seed)
     table = Table(reid_table, load_recipient(reid_key)) if reid_table and reid_key else None
     pseudonyms, signer = load_pseudonym_key(), load_or_create_private_key(_deid_key())
     try:
-        done = deidentify_tree(source, destination, pseudonyms, signer, table, Sampling(review_limit, review_seed))
+        done = deidentify_tree(source, destination, pseudonyms, signer, table, sampling)
     except (UserError, OSError):
         raise  # made without the patients' data
     except Exception as error:  # any other message may quote them, and so may a traceback

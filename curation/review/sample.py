@@ -14,26 +14,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medllm.errors import user_error
 from medllm.manifest import sha256_file
 
 CONFIDENCE = 0.95
 # A choice, not a norm: 5 % of notes with a miss at most, 60 notes, which one person reads in a day.
 LIMIT = 0.05
+_SMALLEST, _LARGEST = 0.0001, 0.5
 NOT_DONE, PASS, FAIL = "NOT_DONE", "PASS", "FAIL"
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """limit: largest share of notes with a miss that is accepted, in (0, 0.5]; seed: another one, another sample."""
+    """limit: largest share of notes with a miss that is accepted; seed: another one, another sample.
+
+    Raises:
+        UserError: a limit outside 0.0001 (30,000 notes to read) to 0.5 (6).
+    """
 
     limit: float = LIMIT
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if not _SMALLEST <= self.limit <= _LARGEST:  # so that NaN is refused, too
+            rule = f"the limit is no share from {_SMALLEST} to {_LARGEST}"
+            raise user_error(rule, f"give such a number, as in {LIMIT}", key="--review-limit")
+
 
 def sample_size(limit: float, population: int) -> int:
-    """How many of `population` notes are read. Raises ValueError for a limit outside (0, 0.5]."""
-    if not 0 < limit <= 0.5:
-        raise ValueError("the limit is a share above 0 and at most 0.5")
+    """How many of `population` notes are read for this limit (a share above 0)."""
     # The division's own error must not add a note: 3 / 0.03 is 100.
     return min(population, math.ceil(round(3 / limit, 9)))
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import json
 import re
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -165,6 +167,28 @@ def test_a_tree_that_fails_leaves_the_table_alone(home: Path) -> None:
     done = data("deid", raw, home / "clean", "--reid-table", home / "who", "--reid-key", public)
     assert "no file passed" in str(done.exception)
     assert not (home / "who").exists()
+
+
+def test_nobody_is_published_when_the_table_can_not_be_written(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Table, *_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", str(self.file))
+
+    _, public = pair(home)
+    monkeypatch.setattr(Table, "extend", full)
+    done = data("deid", raw_tree(home / "raw", 1), home / "clean", "--reid-table", home / "who", "--reid-key", public)
+    assert isinstance(done.exception, OSError)
+    assert done.exception.filename == str(home / "who"), "it names the table, not the tree"
+    assert not (home / "clean").exists()
+    assert not list(home.glob(".clean*"))
+
+
+def test_runs_at_the_same_time_lose_nobody(tmp_path: Path) -> None:
+    private, public = pair(tmp_path)
+    table = Table(tmp_path / "who", load_recipient(public))
+    people = [Identity(KEY.patient(f"ID-{n}"), f"ID-{n}", "", -400) for n in range(24)]
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(lambda person: table.extend(KEY, [person]), people)) == 24
+    assert set(read_table(table.file, load_reader(private))) == {person.pseudonym for person in people}
 
 
 def test_an_altered_table_is_refused_and_nobody_is_told(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from curation.commands import app
+from curation.deid.report import render
 from curation.review.estimate import outcome
 from curation.review.sample import Sampling, draw, sample_size
 from curation.review.verdicts import parse_answer
@@ -171,6 +172,37 @@ def test_reading_without_a_miss_passes_and_the_outcome_is_signed(home: Path) -> 
     assert not list(home.glob(".clean*"))
     again = data("review", clean, "--record", verdicts)
     assert "reviewed already" in str(again.exception)
+
+
+def test_a_file_system_without_links_is_served_by_copies(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    clean = deid(home)
+    _, verdicts = start(clean)
+    monkeypatch.setattr("curation.review.tree.os.link", refuse)
+    assert data("review", clean, "--record", fill(verdicts, CLEAN)).exit_code == 0
+    assert signed_status(home, clean) == "PASS"
+
+
+def test_the_report_page_escapes_and_stays_a_page() -> None:
+    held = [
+        {"patient": f"p{n}", "file": "<script>", "validation_passed": False, "reason": "r<img src=x>"}
+        for n in range(700)
+    ]
+    review = {
+        "status": "NOT_DONE",
+        "size": 0,
+        "population": 0,
+        "seed": 0,
+        "sample_id": "",
+        "limit": 0.05,
+        "confidence": 0.95,
+    }
+    page = alone(render(held, review))
+    assert page.text.count("<script>") == 500
+    assert "200 more in report.json" in page.text
+    assert "not passed" in page.text, "a tree without a file that passed"
 
 
 def test_a_miss_fails_and_a_second_try_can_not_undo_it(home: Path) -> None:
@@ -333,12 +365,14 @@ def test_the_sample_follows_the_rule_of_three(limit: float, size: int) -> None:
     assert one["status"] == "FAIL"
 
 
-@pytest.mark.parametrize("limit", [0, -0.1, 0.51, 1, float("nan")])
-def test_a_limit_that_is_no_share_is_refused(home: Path, limit: float) -> None:
-    with pytest.raises(ValueError, match="share"):
-        sample_size(limit, 10)
-    assert data("deid", home, home / "clean", "--review-limit", str(limit)).exit_code != 0
-    assert not (home / "clean").exists()
+@pytest.mark.parametrize("limit", ["0", "-0.1", "0.51", "1", "nan", "1e-300"])
+def test_a_limit_that_is_no_share_is_refused_before_any_work(home: Path, limit: str) -> None:
+    clean = deid(home)
+    before = (clean / "report.json").read_bytes()
+    done = data("deid", home / "raw", clean, "--review-limit", limit)
+    assert isinstance(done.exception, UserError)
+    assert "--review-limit: the limit is no share" in str(done.exception)
+    assert (clean / "report.json").read_bytes() == before
 
 
 def test_the_bounds_are_those_of_the_books() -> None:
