@@ -1,6 +1,7 @@
 """The log of look-ups in the re-identification table: who asked when for which pseudonym, and why. No identity.
 
-JSON lines; each has the SHA-256 of the line before (`previous`), so that a line changed or removed in the middle shows.
+JSON lines; each has the SHA-256 of the line before (`previous`), so that a line changed or removed shows
+at the next look-up, which is refused then. Lines cut off at the end don't show: ship the log to another host for that.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from medllm.errors import user_error
 LOG = "reid.jsonl"
 _START = "0" * 64
 _REASON_CHARACTERS = 200
+_KEEP = "keep it for the inquiry: move it away, a new one is begun"
 
 
 def checked_reason(reason: str) -> str:
@@ -47,18 +49,14 @@ def record(log: Path, pseudonyms: Iterable[str], reason: str, table_sha256: str,
     """Append a line for each pseudonym and have it on the disk before returning.
 
     Raises:
-        OSError: it cannot be written; then nothing may be shown. UserError: the last line is no line of this log.
+        OSError: it cannot be written; then nothing may be shown. UserError: the log was altered.
     """
     log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     handle = os.open(log, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
     with os.fdopen(handle, "r+b") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         old = stream.read()
-        if old and not old.endswith(b"\n"):
-            raise user_error(
-                "the log of look-ups ends in half a line", "keep a copy for the inquiry, then move it away", file=log
-            )
-        previous = hashlib.sha256(old.splitlines()[-1]).hexdigest() if old else _START
+        previous = _end(old, log)
         lines = []
         for pseudonym in pseudonyms:
             entry = {
@@ -72,3 +70,19 @@ def record(log: Path, pseudonyms: Iterable[str], reason: str, table_sha256: str,
         stream.write(b"".join(lines))
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def _end(content: bytes, log: Path) -> str:
+    """The hash that the next line carries, after each line was checked against the one before."""
+    previous = _START
+    if content and not content.endswith(b"\n"):
+        raise user_error("the log of look-ups ends in half a line", _KEEP, file=log)
+    for number, line in enumerate(content.split(b"\n")[:-1], 1):
+        try:
+            stated = json.loads(line)["previous"]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            stated = None
+        if stated != previous:
+            raise user_error("the log of look-ups was altered here or in the line before", _KEEP, file=log, line=number)
+        previous = hashlib.sha256(line).hexdigest()
+    return previous

@@ -273,6 +273,23 @@ def test_without_a_log_nobody_is_told(home: Path) -> None:
     assert broken.stdout == ""
 
 
+@pytest.mark.parametrize("kept", [[0, 2, 3], [1, 2, 3], [0, 1, 1, 2], [0, 2, 1, 3]])
+def test_a_line_taken_out_of_the_log_or_moved_stops_the_next_look_up(home: Path, kept: list[int]) -> None:
+    private, public = pair(home)
+    table = Table(home / "who", load_recipient(public))
+    table.extend(KEY, PEOPLE)
+    ask = ("reid", table.file, "--key", private, "--reason", "audit", PEOPLE[0].pseudonym)
+    for _ in range(4):
+        assert data(*ask).exit_code == 0
+    lines = log(home).read_text().splitlines(keepends=True)
+    log(home).write_text("".join(lines[number] for number in kept))
+    done = data(*ask)
+    assert "was altered" in str(done.exception)
+    assert done.stdout == ""
+    log(home).write_text("".join(lines).replace('"reason": "audit"', '"reason": "other"', 1))
+    assert "was altered" in str(data(*ask).exception)
+
+
 def test_the_seal_is_plain_rfc_9180_so_that_other_tools_can_open_it(tmp_path: Path) -> None:
     private, public = pair(tmp_path)
     table = Table(tmp_path / "who", load_recipient(public))
