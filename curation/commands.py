@@ -11,13 +11,16 @@ from typing import Annotated, Any
 
 import typer
 
+from curation.deid.commands import reid
+from curation.review.commands import review
+from curation.review.sample import LIMIT, Sampling
 from medllm.errors import UserError, user_error
 from medllm.files import state_dir
 from medllm.manifest import load_or_create_private_key, load_private_key, load_public_key, verify_manifest
 
 # No rich tracebacks: they would print local variables, and those hold patients' data.
 app = typer.Typer(
-    help="Make patients' data safe and ready: sample, deid, prepare, pack, verify, publish.",
+    help="Make patients' data safe and ready: sample, deid, review, prepare, pack, verify, publish.",
     epilog="`medllm data prepare` makes volumes, waveforms and findings of a de-identified tree; "
     "`medllm data monitor` says where the time of a run that reads a data set goes; "
     "`medllm data tune` finds the loader's threads.",
@@ -55,18 +58,46 @@ def sample(destination: Path, as_json: Json = False) -> None:
     _print(as_json, counts, f"{destination}: {words}")
 
 
+app.command()(reid)
+app.command()(review)
+
+
 @app.command()
-def deid(source: Path, destination: Path, as_json: Json = False) -> None:
+def deid(
+    source: Path,
+    destination: Path,
+    reid_table: Annotated[
+        Path | None,
+        typer.Option("--reid-table", metavar="FILE", help="Keep who is who here, encrypted for --reid-key."),
+    ] = None,
+    reid_key: Annotated[
+        Path | None,
+        typer.Option("--reid-key", metavar="PUBLIC", help="X25519 public key (PEM); its owner can look up."),
+    ] = None,
+    review_limit: Annotated[
+        float,
+        typer.Option(help="Share of notes with a miss that a review accepts; sample 3/limit."),
+    ] = LIMIT,
+    review_seed: Annotated[int, typer.Option(help="Another seed draws another sample for the review.")] = 0,
+    as_json: Json = False,
+) -> None:
     """De-identify a raw tree and validate the result; what does not pass is held back, with a reason.
 
     Exit code 0 also when files were held back: none of them is in DESTINATION, each still is in SOURCE.
     """
     from curation.deid.keys import load_pseudonym_key
+    from curation.deid.reid import Table, load_recipient
     from curation.deid.tree import deidentify_tree
 
+    if (reid_table is None) != (reid_key is None):
+        raise user_error(
+            "--reid-table and --reid-key go together", "give both, or none", key="--reid-table, --reid-key"
+        )
+    sampling = Sampling(review_limit, review_seed)
+    table = Table(reid_table, load_recipient(reid_key)) if reid_table and reid_key else None
     pseudonyms, signer = load_pseudonym_key(), load_or_create_private_key(_deid_key())
     try:
-        done = deidentify_tree(source, destination, pseudonyms, signer)
+        done = deidentify_tree(source, destination, pseudonyms, signer, table, sampling)
     except (UserError, OSError):
         raise  # made without the patients' data
     except Exception as error:  # any other message may quote them, and so may a traceback
@@ -82,6 +113,7 @@ def deid(source: Path, destination: Path, as_json: Json = False) -> None:
         f"{destination}: {done.passed} files of {done.patients} patients passed, {replaced} identifiers replaced, "
         f"{done.seconds:.1f} s",
         *(f"held back: {count} x {reason}" for reason, count in done.quarantined.most_common()),
+        f"review {done.review}: `medllm data review {destination}`",
     )
 
 

@@ -55,6 +55,10 @@ class PseudonymKey:
         """A short keyed name for something that must not be named (a file in a report)."""
         return self._derive("item", value).hex()[:12]
 
+    def mark(self, purpose: str, value: str) -> str:
+        """128 keyed bits in hex: equal for equal values, and no two values share them by chance."""
+        return self._derive(f"mark-{purpose}", value).hex()[:32]
+
 
 def shift_dicom_date(value: str, days: int) -> str | None:
     """A DA value or the date at the start of a DT value, moved; None when it is no date."""

@@ -1,7 +1,7 @@
 """`medllm data deid`: a tree of patients in, a validated and signed tree of pseudonyms out; what fails is held back.
 
 In:  `patients/<patient>/{meta.json, note*.txt, *.dcm, *.csv, *.edf}`
-Out: `patients/<pseudonym>/…`, `report.json` (one entry a file), manifest and signature.
+Out: `patients/<pseudonym>/…`, `report.json` (one entry a file) and `report.html`, manifest and signature.
 A file that fails is not written; the report names it by a keyed digest with a reason, so that nobody has to guess.
 """
 
@@ -23,14 +23,16 @@ from curation.deid import dicom
 from curation.deid.dicom import UnsafeError
 from curation.deid.keys import PseudonymKey
 from curation.deid.recordings import clean_csv, clean_edf
+from curation.deid.reid import Identity, Table
+from curation.deid.report import write_report
 from curation.deid.text import known_identifiers, redact
 from curation.deid.validate import Roster, Verdict, known_values, scan, validate_known, validate_text
 from curation.deid.validate_dicom import validate_dicom
+from curation.review.sample import NOT_DONE, Sampling, not_done
 from medllm.errors import user_error
 from medllm.files import staged_directory, write_atomic
 from medllm.manifest import MANIFEST_NAME, sign_manifest
 
-REPORT = "report.json"
 STAGE = "deid"
 # Of meta.json only these go on; they describe the note, not the person.
 _KEPT_META = ("lang", "kind")
@@ -48,6 +50,7 @@ class Summary:
     left: int = 0
     seconds: float = 0.0
     manifest_sha256: str = ""
+    review: str = NOT_DONE
 
     def as_json(self) -> dict[str, Any]:
         """For `--json` and the manifest (without the time, which would change its hash)."""
@@ -58,6 +61,7 @@ class Summary:
             "quarantine_reasons": dict(sorted(self.quarantined.items())),
             "phi_counts": {kind: {"original": count, "redacted": 0} for kind, count in sorted(self.phi.items())},
             "validation_passed": self.passed > 0 and self.left == 0,
+            "review": self.review,
         }
 
 
@@ -73,16 +77,35 @@ class _Patient:
     def record(self) -> dict[str, str]:
         return {**dict(_flat(self.meta.get("patient", {}), "")), "patient_id": self.identifier}
 
+    @property
+    def identity(self) -> Identity:
+        mrn = self.meta.get("patient", {}).get("mrn", "")
+        return Identity(self.pseudonym, self.identifier, str(mrn) if isinstance(mrn, str | int) else "", self.days)
 
-def deidentify_tree(source: Path, destination: Path, key: PseudonymKey, signer: Ed25519PrivateKey) -> Summary:
+
+def deidentify_tree(
+    source: Path,
+    destination: Path,
+    key: PseudonymKey,
+    signer: Ed25519PrivateKey,
+    table: Table | None = None,
+    sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
+) -> Summary:
     """De-identify `source` into `destination`, which appears whole or not at all.
 
+    Args:
+        table: gets who is who, before the destination appears: nobody is published who can't be found again
+        sampling: how the notes that a person will read are drawn
+
     Raises:
-        UserError: no such tree, or a destination that is not ours to replace.
+        UserError: no such tree, a destination that is not ours to replace, or a table that can't be extended.
+        OSError: the destination or the table cannot be written.
     """
     begin = time.monotonic()
     _quiet()
     patients_dir = check_paths(source, destination, needs="patients")
+    if table:
+        table.check(source, destination)
     summary = Summary()
     report: list[dict[str, Any]] = []
     try:
@@ -100,11 +123,15 @@ def deidentify_tree(source: Path, destination: Path, key: PseudonymKey, signer: 
             if not summary.passed:
                 reasons = ", ".join(f"{count} x {reason}" for reason, count in summary.quarantined.most_common())
                 raise user_error(f"no file passed ({reasons or 'there is none'})", "mend the raw tree", file=source)
-            write_atomic(
-                staging / REPORT, json.dumps({"files": report}, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
-            )
+            notes = sorted(path.relative_to(staging).as_posix() for path in staging.glob("patients/*/note*.txt"))
+            write_report(staging, report, not_done(staging, notes, sampling))
             summary.manifest_sha256 = sign_manifest(staging, signer, {"stage": STAGE, "summary": summary.as_json()})
+            if table:
+                published = [patient for patient in patients if (staging / "patients" / patient.pseudonym).is_dir()]
+                table.extend(key, (patient.identity for patient in published))
     except OSError as error:
+        if table and error.filename in {str(table.file), str(table.file.parent)}:
+            raise
         # A path below the source may be the patient's name.
         raise OSError(error.errno, f"{error.strerror} (de-identifying into it)", str(destination)) from None
     summary.seconds = time.monotonic() - begin

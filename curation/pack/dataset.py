@@ -14,7 +14,8 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from curation.deid.tree import REPORT, STAGE, check_paths
+from curation.deid.report import PAGE, REPORT
+from curation.deid.tree import STAGE, check_paths
 from curation.pack.shards import Sample, write_shards
 from curation.pack.tokenizer import token_counter, train_tokenizer
 from curation.prepare.ecg import LEADS, load_ecg
@@ -107,7 +108,7 @@ def _validated(source: Path, manifest: Manifest) -> dict[str, Any]:
     entries = json.loads((source / REPORT).read_text(encoding="utf-8"))["files"]
     good = {f"patients/{entry['patient']}/{entry['file']}" for entry in entries if entry["validation_passed"] is True}
     for path in manifest.files:
-        if path != REPORT and not path.endswith("/meta.json") and path not in good:
+        if path not in {REPORT, PAGE} and not path.endswith("/meta.json") and path not in good:
             raise user_error("the validation of this file did not pass", fix, file=source / path)
     summary: dict[str, Any] = manifest.meta["summary"]
     if summary.get("validation_passed") is not True:
