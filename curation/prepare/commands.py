@@ -16,7 +16,7 @@ from curation.prepare.tree import prepare_tree, progress_bar
 from curation.prepare.workers import WorkersError, local_processes
 from medllm.errors import user_error
 from medllm.files import state_dir
-from medllm.manifest import load_private_key, load_public_key
+from medllm.manifest import load_or_create_private_key, load_private_key, load_public_key
 
 # No rich tracebacks: they would print local variables, and those hold patients' data.
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -43,9 +43,12 @@ def prepare(
     if mains not in {50, 60}:
         raise user_error("the mains have 50 or 60 Hz", "give --mains 50 or --mains 60", key="--mains")
     settings = Parameters(spacing_mm=_spacing(spacing), variants=variants, mains_hz=float(mains), seed=seed)
+    # `medllm data pack` takes nothing that this key has not signed.
+    signer = load_or_create_private_key(state_dir() / "keys" / "prepare.key")
+    executor = local_processes(processes)
     try:
         with progress_bar() as progress:
-            done = prepare_tree(source, destination, _trusted(key), settings, local_processes(processes), progress)
+            done = prepare_tree(source, destination, _trusted(key), signer, settings, executor, progress)
     except WorkersError as error:
         print(f"error: {error}. Fix: give them more memory, or fewer --processes", file=sys.stderr)
         raise typer.Exit(1) from None
