@@ -20,7 +20,7 @@ app = typer.Typer(
     help="Make patients' data safe and ready: sample, deid, prepare, pack, verify, publish.",
     epilog="`medllm data prepare` makes volumes, waveforms and findings of a de-identified tree; "
     "`medllm data monitor` says where the time of a run that reads a data set goes; "
-    "`medllm data tune` finds the loader's threads.",
+    "`medllm data tune` finds threads and batch size.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
