@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from curation.prepare.ray_cluster import check_address, ray_cluster
 from curation.prepare.run import Summary, run
-from curation.prepare.workers import Task, WorkersError
+from curation.prepare.workers import Task, WorkersError, local_processes
 from medllm.errors import UserError
 from medllm.manifest import public_key_pem
 from tests.curation_helpers import sign_clean
@@ -94,7 +94,7 @@ def test_bad_samples_are_quarantined_and_the_bytes_are_those_of_local_processes(
         "empty": 1, "internal_KeyError": 1, "worker_killed": 1, "timeout": 1, "out_of_memory": 1
     }  # fmt: skip
     assert _tree(tmp_path / "ray") == _tree(tmp_path / "local")
-    logs = Path("/tmp/ray/session_latest/logs")
+    logs = Path(cluster.head_node.get_session_dir_path()) / "logs"
     assert any(logs.rglob("worker-*"))
     assert not any(_SECRET.encode() in path.read_bytes() for path in logs.rglob("*") if path.is_file())
 
@@ -127,30 +127,47 @@ def test_a_killed_driver_goes_on_where_it_was(cluster: Any, tmp_path: Path) -> N
     assert _tree(tmp_path / "ray") == _tree(tmp_path / "local")
 
 
+def marking(task: Task, parameters: dict[str, Any]) -> tuple[bytes, tuple[tuple[str, str], ...]]:
+    """As `prepare`; leaves a mark for each parent of a worker: on Ray that is its node's daemon."""
+    (Path(parameters["marks"]) / str(os.getppid())).touch()
+    return prepare(task, parameters)
+
+
 @needs_ray
 @pytest.mark.slow
-def test_a_lost_node_costs_no_sample_and_a_new_one_is_used(
+def test_a_node_that_joins_gets_work_and_when_it_is_lost_no_sample_is(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ray.cluster_utils import Cluster
-
+    tasks = _tasks(tmp_path / "in", *(["slow"] * 400))
+    marks = tmp_path / "marks"
+    marks.mkdir()
     monkeypatch.setenv("SLOWLY", "1")
-    tasks = _tasks(tmp_path / "in", *(["slow"] * 120))
-    assert isinstance(cluster, Cluster)
     journal = tmp_path / "ray" / "journal.jsonl"
-    node = cluster.add_node(num_cpus=2, object_store_memory=80 << 20)
+    seen: list[int] = []
 
-    def lose() -> None:
-        while _lines(journal) < 40:
+    def join_and_lose() -> None:
+        while _lines(journal) < 10:
             time.sleep(0.02)
+        before = len(list(marks.iterdir()))
+        node = cluster.add_node(num_cpus=2, object_store_memory=80 << 20)
+        until = time.monotonic() + 60
+        while len(list(marks.iterdir())) == before and time.monotonic() < until:
+            time.sleep(0.02)
+        seen.append(len(list(marks.iterdir())) - before)
         cluster.remove_node(node, allow_graceful=False)
+        seen.append(_lines(journal))
 
-    thread = threading.Thread(target=lose)
+    thread = threading.Thread(target=join_and_lose)
     thread.start()
-    found = _on_ray(tasks, tmp_path / "ray", cluster.address)
+    parameters = {"factor": 1, "marks": str(marks)}
+    executor = ray_cluster(cluster.address, [tmp_path / "ray" / "run.json"], 60)
+    found = run(tasks, marking, parameters, tmp_path / "ray", executor)
     thread.join()
-    assert (found.done, found.quarantined) == (120, 0)
-    _run(tasks, tmp_path / "local")
+    assert seen[0] == 1, "the node that joined got no work"
+    assert 10 <= seen[1] < 400, "it was lost after the end"
+    assert (found.done, found.quarantined) == (400, 0)
+    monkeypatch.delenv("SLOWLY")
+    run(tasks, marking, parameters, tmp_path / "local", local_processes(2))
     assert _tree(tmp_path / "ray") == _tree(tmp_path / "local")
 
 
