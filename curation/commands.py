@@ -23,7 +23,7 @@ app = typer.Typer(
     help="Make patients' data safe and ready: sample, deid, review, prepare, pack, verify, publish.",
     epilog="`medllm data prepare` makes volumes, waveforms and findings of a de-identified tree; "
     "`medllm data monitor` says where the time of a run that reads a data set goes; "
-    "`medllm data tune` finds the loader's threads.",
+    "`medllm data tune` finds threads and batch size.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -42,6 +42,10 @@ def _data_key() -> Path:
 
 def _deid_key() -> Path:
     return state_dir() / "keys" / "deid.key"
+
+
+def _prepare_key() -> Path:
+    return state_dir() / "keys" / "prepare.key"
 
 
 def _print(as_json: bool, facts: dict[str, Any], *lines: str) -> None:
@@ -129,18 +133,26 @@ def pack(
     vocabulary: Annotated[int, typer.Option(min=512, max=65536, help="Tokenizer ids at most.")] = 2048,
     heldout: Annotated[int, typer.Option(min=1, max=999, help="Patients of a thousand that are held out.")] = 100,
     samples_per_shard: Annotated[int, typer.Option(min=1)] = 1000,
+    slices: Annotated[
+        int, typer.Option(min=0, max=4096, help="Of a prepared volume at most, beside the picture; 0 stores none.")
+    ] = 16,
     as_json: Json = False,
 ) -> None:
-    """Pack a de-identified tree into WebDataset shards with a tokenizer, an index and a signed manifest."""
+    """Pack a de-identified or a prepared tree into WebDataset shards with tokenizer, index and signed manifest.
+
+    Of a de-identified tree each note becomes a sample, with the patient's first picture and ECG. Of a prepared one
+    (`medllm data prepare`) each study does, and each finding that lies in known slices, with its sentence.
+    """
     from curation.pack.dataset import Shape
     from curation.pack.dataset import pack as run
+    from curation.provenance import Trusted
     from curation.publish import check_name
 
     name = destination.name if name is None else name
     check_name(name, "--name")
     signer = load_private_key(key) if key else load_or_create_private_key(_data_key())
-    trusted = load_or_create_private_key(_deid_key()).public_key()
-    shape = Shape(image_size, ecg_rate, ecg_samples, vocabulary, heldout, samples_per_shard)
+    trusted = Trusted(*(load_or_create_private_key(path).public_key() for path in (_deid_key(), _prepare_key())))
+    shape = Shape(image_size, ecg_rate, ecg_samples, vocabulary, heldout, samples_per_shard, slices)
     done = run(source, destination, name, trusted, signer, shape)
     facts = {
         "counts": dict(done.counts), "skipped": dict(done.skipped), "data_version": done.data_version,

@@ -14,7 +14,8 @@ from medllm.arrays import DTYPES
 from medllm.files import write_atomic
 
 INDEX = "index.jsonl"
-TEXT, IMAGE, WAVEFORM = "txt", "image.blosc", "ecg.blosc"
+TEXT, IMAGE, WAVEFORM, EEG = "txt", "image.blosc", "ecg.blosc", "eeg.blosc"
+_VOLUME = "volume-{}.blosc"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,11 @@ class IndexEntry:
         for kind, (dtype, shape) in self.arrays.items():
             if kind not in self.members or dtype not in DTYPES or not shape or min(shape) < 1:
                 raise ValueError(f"the array {kind} is impossible")
+
+
+def volume_member(number: int) -> str:
+    """The extension of a sample's volume `number`, from 0."""
+    return _VOLUME.format(number)
 
 
 def checksum(stretch: bytes | memoryview) -> str:

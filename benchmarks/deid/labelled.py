@@ -43,6 +43,7 @@ IDENTIFIERS = (
 KINDS = (*IDENTIFIERS, KEEP)
 LANGUAGES = ("en", "zh", "mix")
 HARD = Path(__file__).parent / "hard"
+TUNING = Path(__file__).parent / "tuning"
 
 
 class Span(NamedTuple):
@@ -136,6 +137,11 @@ def load(file: Path) -> Note:
     except UnicodeDecodeError as error:
         raise user_error(f"not UTF-8 at byte {error.start}", "save the file as UTF-8", file=file) from None
     return note(file.stem, file.name.partition("-")[0], marked, file)
+
+
+def load_tuning(folder: Path = TUNING) -> tuple[Note, ...]:
+    """The notes that rules may be tuned on, in the order of their names."""
+    return load_hard(folder)
 
 
 def load_hard(folder: Path = HARD) -> tuple[Note, ...]:

@@ -1,4 +1,4 @@
-"""`medllm data pack`: a validated tree → shards, index, tokenizer and a signed manifest."""
+"""`medllm data pack`: a de-identified or a prepared tree → shards, index, tokenizer and a signed manifest."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from curation.deid.report import PAGE, REPORT
-from curation.deid.tree import STAGE, check_paths
+from curation.deid.tree import check_paths
+from curation.pack.prepared import Sizes, study_samples
 from curation.pack.shards import Sample, write_shards
 from curation.pack.tokenizer import token_counter, train_tokenizer
 from curation.prepare.ecg import LEADS, load_ecg
 from curation.prepare.image import load_image
 from curation.prepare.note import clean_note
+from curation.prepare.run import RESULTS, RUN
+from curation.provenance import Origin, PreparedTree, Trusted, open_prepared, validated_tree
 from medllm.errors import user_error
 from medllm.files import staged_directory, write_atomic
-from medllm.manifest import Manifest, sha256_file, sign_manifest, verify_manifest
+from medllm.manifest import sha256_file, sign_manifest
 from medllm.shard_index import write_index
 
 TOKENIZER = "tokenizer.json"
@@ -33,7 +35,10 @@ _MILLE = 1000
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What every sample looks like, and how the data set is divided."""
+    """What every sample looks like, and how the data set is divided.
+
+    `slices` (of a volume at most) and `eeg_samples` are of prepared trees only: a de-identified one gives neither.
+    """
 
     image_size: int = 64
     ecg_rate_hz: int = 100
@@ -41,6 +46,12 @@ class Shape:
     vocabulary: int = 2048
     heldout_per_mille: int = 100
     samples_per_shard: int = 1000
+    slices: int = 16
+    eeg_samples: int = 2560
+
+    @property
+    def sizes(self) -> Sizes:
+        return Sizes(self.image_size, self.slices, self.ecg_rate_hz, self.ecg_samples, self.eeg_samples)
 
 
 @dataclass(slots=True)
@@ -55,23 +66,29 @@ class Packed:
 
 
 def pack(
-    source: Path, destination: Path, name: str, trusted: Ed25519PublicKey, signer: Ed25519PrivateKey, shape: Shape
+    source: Path, destination: Path, name: str, trusted: Trusted, signer: Ed25519PrivateKey, shape: Shape
 ) -> Packed:
-    """Pack the de-identified tree `source` into `destination`, which appears whole or not at all.
+    """Pack the de-identified or prepared tree `source` into `destination`, which appears whole or not at all.
 
     Args:
-        trusted: the key that signs de-identified trees; nothing else is packed
+        trusted: the keys that sign such trees; nothing else is packed
         signer: signs the data set
 
     Raises:
-        UserError: `source` is unsigned, altered, holds a file whose validation did not pass, or no patient with a note.
+        UserError: `source` is unsigned, altered, unfinished, holds (or was made of) a file whose validation did not
+            pass, or no patient with a note.
     """
     begin, packed = time.monotonic(), Packed()
-    patients_dir = check_paths(source, destination, needs="patients")
-    manifest = verify_manifest(source, trusted)
-    report = _validated(source, manifest)
+    prepared = None
+    if (source / RUN).is_file():
+        check_paths(source, destination, needs=RESULTS)
+        prepared = open_prepared(source, trusted)
+        origin = prepared.origin
+    else:
+        patients_dir = check_paths(source, destination, needs="patients")
+        origin = validated_tree(source, trusted.deid)
     with staged_directory(destination) as staging:
-        samples = list(_samples(patients_dir, shape, packed))
+        samples = list(_studies(prepared, shape, packed) if prepared else _samples(patients_dir, shape, packed))
         splits = {"train": [], "heldout": []}  # type: dict[str, list[Sample]]
         for sample in samples:
             splits[split_of(str(sample.meta["patient"]), shape.heldout_per_mille)].append(sample)
@@ -89,7 +106,7 @@ def pack(
         ]
         write_index(staging, index)
         packed.data_version = _version(staging)
-        packed.manifest_sha256 = sign_manifest(staging, signer, _meta(name, shape, packed, report, manifest))
+        packed.manifest_sha256 = sign_manifest(staging, signer, _meta(name, shape, packed, origin, prepared))
     packed.seconds = time.monotonic() - begin
     return packed
 
@@ -100,20 +117,14 @@ def split_of(patient: str, heldout_per_mille: int) -> str:
     return "heldout" if number % _MILLE < heldout_per_mille else "train"
 
 
-def _validated(source: Path, manifest: Manifest) -> dict[str, Any]:
-    """The summary of the de-identification, after each file of the tree has a report that it passed."""
-    fix = "run `medllm data deid` on the raw tree again; nothing else may write into its output"
-    if manifest.meta.get("stage") != STAGE:
-        raise user_error("this tree was not made by `medllm data deid`", "name its output", file=source)
-    entries = json.loads((source / REPORT).read_text(encoding="utf-8"))["files"]
-    good = {f"patients/{entry['patient']}/{entry['file']}" for entry in entries if entry["validation_passed"] is True}
-    for path in manifest.files:
-        if path not in {REPORT, PAGE} and not path.endswith("/meta.json") and path not in good:
-            raise user_error("the validation of this file did not pass", fix, file=source / path)
-    summary: dict[str, Any] = manifest.meta["summary"]
-    if summary.get("validation_passed") is not True:
-        raise user_error("the validation of this tree did not pass", fix, file=source)
-    return summary
+def _studies(prepared: PreparedTree, shape: Shape, packed: Packed) -> Iterator[Sample]:
+    """The samples of all prepared studies, by patient."""
+    if prepared.quarantined:
+        packed.skipped["quarantined_by_prepare"] = prepared.quarantined
+    for _, path in sorted(prepared.done.items()):
+        for sample in study_samples(path, shape.sizes, packed.skipped):
+            packed.counts.update([sample.meta["sample_kind"], *sample.meta["modalities"]])
+            yield sample
 
 
 def _samples(folder: Path, shape: Shape, packed: Packed) -> Iterator[Sample]:
@@ -166,8 +177,8 @@ def _version(directory: Path) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _meta(name: str, shape: Shape, packed: Packed, report: dict[str, Any], deid: Manifest) -> dict[str, Any]:
-    return {
+def _meta(name: str, shape: Shape, packed: Packed, origin: Origin, prepared: PreparedTree | None) -> dict[str, Any]:
+    meta: dict[str, Any] = {
         "stage": "pack",
         "name": name,
         "data_version": packed.data_version,
@@ -180,6 +191,10 @@ def _meta(name: str, shape: Shape, packed: Packed, report: dict[str, Any], deid:
         },
         "split": {"by": "patient", "heldout_per_mille": shape.heldout_per_mille},
         "tokenizer": {"kind": "byte-level BPE", "vocabulary_at_most": shape.vocabulary},
-        "deidentification": {**report, "manifest_sha256": deid.sha256},
+        "deidentification": {**origin.summary, "manifest_sha256": origin.manifest.sha256},
         "tools": {tool: version(tool) for tool in _TOOLS},
     }
+    if prepared:
+        meta["preparation"] = {**prepared.manifest.meta, "manifest_sha256": prepared.manifest.sha256}
+        meta["shapes"] |= {"slices_at_most": shape.slices, "eeg_samples_at_most": shape.eeg_samples}
+    return meta

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medllm.arrays import encode_array
-from medllm.shard_index import IMAGE, TEXT, WAVEFORM, IndexEntry, checksum
+from medllm.shard_index import EEG, IMAGE, TEXT, WAVEFORM, IndexEntry, checksum, volume_member
 
 # Readers on several ranks each want a shard of their own.
 _MINIMUM_SHARDS = 4
@@ -22,18 +22,25 @@ _MINIMUM_SHARDS = 4
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One sample. `image` [size, size] int16 or uint16, `ecg` float32 [leads, samples]; None when there is none."""
+    """One sample. `image` [size, size] int16 or uint16, `ecg` float32 [leads, samples]; None when there is none.
+
+    volumes: each [slices, size, size], int16 or uint16
+    eeg: float32 [channels, samples]
+    """
 
     key: str
     meta: dict[str, Any]
     text: str
     image: NDArray[np.integer[Any]] | None
     ecg: NDArray[np.float32] | None
+    volumes: tuple[NDArray[np.integer[Any]], ...] = ()
+    eeg: NDArray[np.float32] | None = None
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """By the extension of their member."""
-        found: dict[str, NDArray[Any]] = {} if self.image is None else {IMAGE: self.image}
-        return found if self.ecg is None else found | {WAVEFORM: self.ecg}
+        found: dict[str, NDArray[Any] | None] = {IMAGE: self.image, WAVEFORM: self.ecg, EEG: self.eeg}
+        found |= {volume_member(number): volume for number, volume in enumerate(self.volumes)}
+        return {kind: array for kind, array in found.items() if array is not None}
 
     def members(self) -> dict[str, bytes]:
         """Extension → content, in the order in which they are stored."""

@@ -12,11 +12,12 @@ import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from curation.prepare.patient import Parameters
+from curation.prepare.run import RUN
 from curation.prepare.tree import prepare_tree, progress_bar
 from curation.prepare.workers import WorkersError, local_processes
 from medllm.errors import user_error
 from medllm.files import state_dir
-from medllm.manifest import load_private_key, load_public_key
+from medllm.manifest import MANIFEST_NAME, load_or_create_private_key, load_private_key, load_public_key
 
 # No rich tracebacks: they would print local variables, and those hold patients' data.
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -30,6 +31,10 @@ def prepare(
         Path | None, typer.Option(help="Public key (PEM) of `medllm data deid`; the host's own by default.")
     ] = None,
     processes: Annotated[int, typer.Option(min=1, help="Worker processes.")] = os.cpu_count() or 1,
+    ray: Annotated[
+        str, typer.Option(help="Prepare on the Ray cluster at auto or HOST:PORT; --processes is then not used.")
+    ] = "",
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds for a sample, then it is quarantined.")] = 600,
     spacing: Annotated[str, typer.Option(help="Slices,rows,columns in mm, as 2.5,1,1; empty leaves it.")] = "",
     variants: Annotated[int, typer.Option(min=0, max=100, help="Variants of the middle slice.")] = 0,
     mains: Annotated[int, typer.Option(help="Frequency of the mains, 50 or 60 Hz.")] = 50,
@@ -43,11 +48,21 @@ def prepare(
     if mains not in {50, 60}:
         raise user_error("the mains have 50 or 60 Hz", "give --mains 50 or --mains 60", key="--mains")
     settings = Parameters(spacing_mm=_spacing(spacing), variants=variants, mains_hz=float(mains), seed=seed)
+    # `medllm data pack` takes nothing that this key has not signed.
+    signer = load_or_create_private_key(state_dir() / "keys" / "prepare.key")
+    if ray:
+        from curation.prepare.ray_cluster import ray_cluster
+
+        shared = [(source / MANIFEST_NAME).absolute(), (destination / RUN).absolute()]
+        executor = ray_cluster(ray, shared, timeout)
+    else:
+        executor = local_processes(processes, timeout)
     try:
         with progress_bar() as progress:
-            done = prepare_tree(source, destination, _trusted(key), settings, local_processes(processes), progress)
+            done = prepare_tree(source, destination, _trusted(key), signer, settings, executor, progress)
     except WorkersError as error:
-        print(f"error: {error}. Fix: give them more memory, or fewer --processes", file=sys.stderr)
+        fix = "look at the nodes (`ray status`), then give this command again" if ray else "give fewer --processes"
+        print(f"error: {error}. Fix: {fix}; what is finished is kept", file=sys.stderr)
         raise typer.Exit(1) from None
     if as_json:
         facts = {

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from math import gcd
+from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +36,15 @@ def load_ecg(path: Path, rate_hz: int, samples: int) -> NDArray[np.float32]:
         raise ValueError("no readable recording") from None
     if values.ndim != 2 or values.shape[1] != len(names) or rate <= 0:
         raise ValueError("no readable recording")
-    divisor = gcd(rate_hz, rate)
-    resampled = resample_poly(values, rate_hz // divisor, rate // divisor, axis=0)[:samples]
+    return standard_leads(values, names, rate, rate_hz, samples)
+
+
+def standard_leads(
+    values: NDArray[np.float64], names: Sequence[str], recorded_hz: float, rate_hz: int, samples: int
+) -> NDArray[np.float32]:
+    """Values [samples, leads] at `recorded_hz` → float32 [12, `samples`] at `rate_hz`; see `load_ecg`."""
+    ratio = Fraction(rate_hz) / Fraction(recorded_hz)
+    resampled = resample_poly(values, ratio.numerator, ratio.denominator, axis=0)[:samples]
     leads = np.zeros((len(LEADS), samples), np.float32)
     for number, lead in enumerate(LEADS):
         if lead in names:

@@ -46,16 +46,16 @@ def load_image(path: Path, size: int) -> tuple[NDArray[np.integer[Any]], str]:
         if outside is not None:
             units[outside] = _AIR_HU
         limits = np.iinfo(np.int16)
-        return np.clip(np.rint(_resample(units, size)), limits.min, limits.max).astype(np.int16), modality
+        return np.clip(np.rint(square(units, size)), limits.min, limits.max).astype(np.int16), modality
     if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
         pixels = pixels.max() - pixels
-    resampled = _resample(pixels, size)
+    resampled = square(pixels, size)
     low, high = np.percentile(resampled, [_LOW, _HIGH])
     scaled = (resampled - low) / max(float(high - low), 1e-6)
     return np.rint(np.clip(scaled, 0, 1) * 65535).astype(np.uint16), modality
 
 
-def _resample(pixels: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+def square(pixels: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     """[height, width] → [size, size]: padded to a square with its darkest value, then Lanczos with antialiasing."""
     height, width = pixels.shape
     side = max(height, width)

@@ -38,7 +38,7 @@ _TOOLS = (
     "python-gdcm", "scipy", "wfdb",
 )  # fmt: skip
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
-_RUN, _JOURNAL, _INDEX, _SUMMARY, _RESULTS = "run.json", "journal.jsonl", "index.jsonl", "summary.json", "results"
+RUN, JOURNAL, INDEX, SUMMARY, RESULTS = "run.json", "journal.jsonl", "index.jsonl", "summary.json", "results"
 
 
 @dataclass(slots=True)
@@ -59,6 +59,7 @@ def run(
     destination: Path,
     executor: Executor,
     progress: Callable[[int, int], None] | None = None,
+    seal: Callable[[Summary], object] | None = None,
 ) -> Summary:
     """Prepare all `tasks` into `destination`, going on where an earlier run with the same parameters was stopped.
 
@@ -66,6 +67,7 @@ def run(
         prepare: a function of a module (worker processes import it); the same input gives the same bytes
         parameters: of JSON types; they are part of the data version
         progress: called with (finished, all) at the start and after each sample
+        seal: called when all is written, while no other run can begin; also for a directory that is complete already
 
     Raises:
         UserError: two samples of one id, an unusable id, other parameters or samples than the directory was begun
@@ -76,22 +78,27 @@ def run(
     destination.mkdir(parents=True, exist_ok=True)
     with _locked(destination):
         _begin(destination, parameters)
-        if (destination / _INDEX).exists() and not (destination / _JOURNAL).exists():
-            return _finished(destination, tasks)
-        journal = Journal(destination / _JOURNAL)
+        if (destination / INDEX).exists() and not (destination / JOURNAL).exists():
+            summary = _finished(destination, tasks)
+            if seal:
+                seal(summary)
+            return summary
+        journal = Journal(destination / JOURNAL)
         try:
             _go_on(tasks, partial(_one, prepare, parameters, destination), destination, journal, executor, progress)
             outcomes = [journal.outcomes[task.id] for task in sorted(tasks, key=lambda task: task.id)]
         finally:
             journal.close()
         summary = _finish(destination, outcomes, parameters)
-        (destination / _JOURNAL).unlink()
+        (destination / JOURNAL).unlink()
+        if seal:
+            seal(summary)
     return summary
 
 
 def result_path(destination: Path, identifier: str) -> Path:
     """Where the result of a sample is: spread over 256 directories."""
-    return destination / _RESULTS / hashlib.sha256(identifier.encode()).hexdigest()[:2] / identifier
+    return destination / RESULTS / hashlib.sha256(identifier.encode()).hexdigest()[:2] / identifier
 
 
 def _check_ids(tasks: Iterable[Task]) -> None:
@@ -121,10 +128,10 @@ def _locked(destination: Path) -> Iterator[None]:
 
 
 def _begin(destination: Path, parameters: dict[str, Any]) -> None:
-    text = json.dumps({"parameters": parameters, "tools": _tools()}, sort_keys=True, indent=1) + "\n"
-    path = destination / _RUN
+    text = json.dumps({"parameters": parameters, "tools": tools()}, sort_keys=True, indent=1) + "\n"
+    path = destination / RUN
     # Half-written files of a killed process; nobody else's.
-    for name in (_RUN, _INDEX, _SUMMARY):
+    for name in (RUN, INDEX, SUMMARY):
         for left in destination.glob(f".{name}.*"):
             left.unlink()
     if path.exists():
@@ -137,16 +144,17 @@ def _begin(destination: Path, parameters: dict[str, Any]) -> None:
     write_atomic(path, text)
 
 
-def _tools() -> dict[str, str]:
+def tools() -> dict[str, str]:
+    """The versions of all that the bytes of a result depend on."""
     return {tool: version(tool) for tool in _TOOLS}
 
 
 def _finished(destination: Path, tasks: Sequence[Task]) -> Summary:
     """The summary of a directory that is complete for just these samples."""
-    lines = (destination / _INDEX).read_text(encoding="utf-8").splitlines()
+    lines = (destination / INDEX).read_text(encoding="utf-8").splitlines()
     if [json.loads(line)["id"] for line in lines] != sorted(task.id for task in tasks):
         raise user_error("this run is complete, with other samples", "name a new directory", file=destination)
-    entry = json.loads((destination / _SUMMARY).read_text(encoding="utf-8"))
+    entry = json.loads((destination / SUMMARY).read_text(encoding="utf-8"))
     counts = {key: Counter(entry[key]) for key in ("reasons", "rejected")}
     return Summary(entry["data_version"], entry["done"], entry["quarantined"], **counts)
 
@@ -161,7 +169,7 @@ def _go_on(
 ) -> None:
     """Make what the journal does not have, or has of an input or a result that is not there as it was."""
     kept = {task.id for task in tasks if _is_kept(task, journal.outcomes.get(task.id), destination)}
-    results = destination / _RESULTS
+    results = destination / RESULTS
     # What a killed process left: temporary files, and results that no line tells of.
     for path in [path for path in results.glob("*/*") if path.name not in kept] + list(results.glob("*/.*")):
         path.unlink(missing_ok=True)
@@ -236,7 +244,7 @@ def _inputs_sha256(task: Task) -> str:
 def _finish(destination: Path, outcomes: Sequence[Outcome], parameters: dict[str, Any]) -> Summary:
     """Write the index and the summary."""
     summary = Summary()
-    total = hashlib.sha256(json.dumps([parameters, _tools()], sort_keys=True).encode())
+    total = hashlib.sha256(json.dumps([parameters, tools()], sort_keys=True).encode())
     for outcome in outcomes:
         total.update(f"{outcome.id}\0{outcome.inputs_sha256}\n".encode())
         summary.rejected.update(reason for _, reason in outcome.rejected)
@@ -253,6 +261,6 @@ def _finish(destination: Path, outcomes: Sequence[Outcome], parameters: dict[str
         "reasons": dict(summary.reasons),
         "rejected": dict(summary.rejected),
     }
-    write_atomic(destination / _SUMMARY, json.dumps(entry, sort_keys=True, indent=1) + "\n")
-    write_atomic(destination / _INDEX, "".join(to_json(outcome, stat=False) + "\n" for outcome in outcomes))
+    write_atomic(destination / SUMMARY, json.dumps(entry, sort_keys=True, indent=1) + "\n")
+    write_atomic(destination / INDEX, "".join(to_json(outcome, stat=False) + "\n" for outcome in outcomes))
     return summary

@@ -8,20 +8,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from curation.deid.tree import STAGE
 from curation.prepare.patient import Parameters, prepare_patient, tasks_of
 from curation.prepare.run import Summary, run
 from curation.prepare.workers import Executor, local_processes
+from curation.provenance import seal, validated_tree
 from medllm.errors import user_error
-from medllm.manifest import verify_manifest
 
 
 def prepare_tree(
     source: Path,
     destination: Path,
     trusted: Ed25519PublicKey,
+    signer: Ed25519PrivateKey,
     parameters: Parameters,
     executor: Executor | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -30,15 +30,23 @@ def prepare_tree(
 
     Args:
         trusted: the key that signs de-identified trees; nothing else is prepared
+        signer: signs the prepared tree, for `medllm data pack`
         executor: a process for each processor by default
 
     Raises:
-        UserError: `source` is unsigned, altered or no de-identified tree, or see `run`.
+        UserError: `source` is unsigned, altered, no de-identified tree or one that did not pass, or see `run` and
+            `curation.provenance.seal`.
         OSError: a result cannot be written.
     """
+    # Absolute: a worker may be on another machine, in another directory.
+    source, destination = source.absolute(), destination.absolute()
     patients = _checked(source, destination)
-    if verify_manifest(source, trusted).meta.get("stage") != STAGE:
-        raise user_error("this tree was not made by `medllm data deid`", "name its output", file=source)
+    origin = validated_tree(source, trusted)
+
+    def sign(summary: Summary) -> None:
+        facts = {"samples": summary.done, "quarantined": summary.quarantined, "data_version": summary.data_version}
+        seal(destination, source, origin, signer, {**facts, "parameters": parameters.as_json()})
+
     return run(
         list(tasks_of(patients)),
         prepare_patient,
@@ -46,6 +54,7 @@ def prepare_tree(
         destination,
         executor or local_processes(os.cpu_count() or 1),
         progress,
+        sign,
     )
 
 

@@ -1,6 +1,6 @@
 """Tasks run by processes of this machine: one at a time each, so that a process that dies takes one task with it.
 
-Another executor (a cluster's) is any function with the same signature as `Executor`.
+Another executor (`ray_cluster`) is any function with the same signature as `Executor`.
 """
 
 from __future__ import annotations

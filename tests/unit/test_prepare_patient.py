@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import subprocess
 import sys
 from io import BytesIO
@@ -22,7 +23,8 @@ from curation.prepare.patient import Parameters, SampleError, from_json, prepare
 from curation.prepare.tree import prepare_tree
 from curation.prepare.workers import Task
 from medllm.errors import UserError
-from medllm.manifest import public_key_pem, sign_manifest
+from medllm.manifest import public_key_pem
+from tests.curation_helpers import sign_clean
 
 _SECRET = "Zebedee Quillfeather"
 _NOTE = "FINDINGS: A 9 mm nodule in the right upper lobe (series 4, image 1). No pleural effusion.\n"
@@ -125,14 +127,17 @@ def test_only_a_signed_deidentified_tree_is_prepared(tmp_path: Path) -> None:
     tree = tmp_path / "clean"
     _folder(tree)
     with pytest.raises(UserError):
-        prepare_tree(tree, tmp_path / "out", signer.public_key(), Parameters())
-    sign_manifest(tree, signer, {"stage": "something"})
+        prepare_tree(tree, tmp_path / "out", signer.public_key(), signer, Parameters())
+    sign_clean(tree, signer, stage="something")
     with pytest.raises(UserError, match="not made by"):
-        prepare_tree(tree, tmp_path / "out", signer.public_key(), Parameters())
+        prepare_tree(tree, tmp_path / "out", signer.public_key(), signer, Parameters())
+    sign_clean(tree, signer, failed="patients/p1/note.txt")
+    with pytest.raises(UserError, match="did not pass"):
+        prepare_tree(tree, tmp_path / "out", signer.public_key(), signer, Parameters())
     with pytest.raises(UserError, match="inside each other"):
-        prepare_tree(tree, tree / "out", signer.public_key(), Parameters())
+        prepare_tree(tree, tree / "out", signer.public_key(), signer, Parameters())
     with pytest.raises(UserError, match="no directory 'patients'"):
-        prepare_tree(tmp_path, tmp_path / "out", signer.public_key(), Parameters())
+        prepare_tree(tmp_path, tmp_path / "out", signer.public_key(), signer, Parameters())
     assert not (tmp_path / "out").exists()
 
 
@@ -142,7 +147,7 @@ def test_the_command_prepares_a_tree_and_refuses_wrong_options(tmp_path: Path) -
     for name in ("p1", "p2", "p3"):
         _folder(tree, name)
     (tree / "patients/p3/note.txt").unlink()
-    sign_manifest(tree, signer, {"stage": "deid"})
+    sign_clean(tree, signer)
     (tmp_path / "deid.pub").write_bytes(public_key_pem(signer.public_key()))
     command = [
         sys.executable,
@@ -156,11 +161,12 @@ def test_the_command_prepares_a_tree_and_refuses_wrong_options(tmp_path: Path) -
         "2",
     ]
     command += ["--key", str(tmp_path / "deid.pub")]
-    bad = subprocess.run([*command, "--spacing", "1,2"], capture_output=True, text=True, check=False)
+    home = {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")}
+    bad = subprocess.run([*command, "--spacing", "1,2"], capture_output=True, text=True, check=False, env=home)
     assert (bad.returncode, "three numbers" in bad.stderr) == (2, True)
-    good = subprocess.run(command, capture_output=True, text=True, check=False)
+    good = subprocess.run(command, capture_output=True, text=True, check=False, env=home)
     assert good.returncode == 0, good.stderr
     assert "2 samples, 1 quarantined" in good.stdout
     assert "quarantined: 1 x no_note" in good.stdout
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    again = subprocess.run(command, capture_output=True, text=True, check=False, env=home)
     assert again.stdout == good.stdout, again.stderr

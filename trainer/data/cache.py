@@ -258,7 +258,7 @@ class SampleReader:
         if data is None:
             return None
         try:
-            return decode(self.shards.entries[number], data)
+            return decode(self.shards.entries[number], data, whole=False)
         except ValueError:
             with self._lock:
                 self.counts.lost += 1

@@ -13,19 +13,24 @@ from numpy.typing import NDArray
 
 from medllm.arrays import decode_array
 from medllm.errors import user_error
-from medllm.shard_index import IMAGE, INDEX, TEXT, WAVEFORM, IndexEntry
+from medllm.shard_index import EEG, IMAGE, INDEX, TEXT, WAVEFORM, IndexEntry, volume_member
 
 _REPACK = "pack the data set again (`medllm data pack`) and publish it"
 
 
 @dataclass(frozen=True, slots=True)
 class RawSample:
-    """One sample as stored. `image` [height, width] integer, `waveform` float32 [leads, samples]; None when absent."""
+    """One sample as stored. `image` [height, width] integer, `waveform` float32 [leads, samples]; None when absent.
+
+    volumes: each [slices, height, width] integer; eeg: float32 [channels, samples]. No model here takes these two yet.
+    """
 
     key: str
     text: str
     image: NDArray[np.generic] | None
     waveform: NDArray[np.float32] | None
+    volumes: tuple[NDArray[np.generic], ...] = ()
+    eeg: NDArray[np.float32] | None = None
 
 
 class ShardSet:
@@ -85,8 +90,8 @@ class ShardSet:
                 os.close(self._descriptors.popitem()[1])
 
 
-def decode(entry: IndexEntry, stretch: bytes) -> RawSample:
-    """The sample in a stretch as `ShardSet.stretch` gives it.
+def decode(entry: IndexEntry, stretch: bytes, *, whole: bool = True) -> RawSample:
+    """The sample in a stretch as `ShardSet.stretch` gives it; not `whole`: without volumes and EEG, to save their time.
 
     Raises:
         ValueError: a member can't be decoded. The message holds nothing from the sample but its key.
@@ -100,12 +105,16 @@ def decode(entry: IndexEntry, stretch: bytes) -> RawSample:
         return view[begin - entry.offset : begin - entry.offset + size]
 
     text, image, waveform = member(TEXT), member(IMAGE), member(WAVEFORM)
+    eeg = member(EEG) if whole else None
+    volumes = [member(volume_member(number)) for number in range(len(entry.arrays))] if whole else []
     try:
         return RawSample(
             entry.key,
             "" if text is None else str(text, "utf-8"),
             None if image is None else decode_array(image),
             None if waveform is None else decode_array(waveform).astype(np.float32, copy=False),
+            tuple(decode_array(volume) for volume in volumes if volume is not None),
+            None if eeg is None else decode_array(eeg),
         )
     except ValueError as error:
         raise ValueError(f"sample {entry.key!r} can't be decoded ({type(error).__name__})") from None

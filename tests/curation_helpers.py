@@ -1,0 +1,21 @@
+"""Small de-identified trees, signed as `medllm data deid` signs them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from medllm.manifest import sign_manifest
+
+
+def sign_clean(tree: Path, signer: Ed25519PrivateKey, *, failed: str = "", stage: str = "deid") -> None:
+    """Write report, manifest and signature of a tree; the file at the relative path `failed` did not pass."""
+    files = [
+        {"patient": path.parent.name, "file": path.name, "validation_passed": str(path.relative_to(tree)) != failed}
+        for path in sorted(tree.glob("patients/*/*"))
+        if path.name != "meta.json"
+    ]
+    (tree / "report.json").write_text(json.dumps({"files": files}))
+    sign_manifest(tree, signer, {"stage": stage, "summary": {"validation_passed": True}})
