@@ -1,12 +1,15 @@
-"""Small de-identified trees, signed as `medllm data deid` signs them."""
+"""Small de-identified trees, signed as `medllm data deid` signs them; work whose worker can be told afterwards."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from curation.prepare.workers import Task
 from medllm.manifest import sign_manifest
 
 
@@ -19,3 +22,11 @@ def sign_clean(tree: Path, signer: Ed25519PrivateKey, *, failed: str = "", stage
     ]
     (tree / "report.json").write_text(json.dumps({"files": files}))
     sign_manifest(tree, signer, {"stage": stage, "summary": {"validation_passed": True}})
+
+
+def marking(task: Task, parameters: dict[str, Any]) -> tuple[bytes, tuple[tuple[str, str], ...]]:
+    """As `prepare` of test_prepare_run; leaves a mark for each parent of a worker: on Ray that is its node's daemon."""
+    from tests.unit.test_prepare_run import prepare
+
+    (Path(parameters["marks"]) / str(os.getppid())).touch()
+    return prepare(task, parameters)

@@ -10,9 +10,8 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from curation.prepare.run import Summary, run
 from curation.prepare.workers import Task, WorkersError, local_processes
 from medllm.errors import UserError
 from medllm.manifest import public_key_pem
-from tests.curation_helpers import sign_clean
+from tests.curation_helpers import marking, sign_clean
 from tests.unit.test_prepare_patient import _folder
 from tests.unit.test_prepare_run import _SECRET, _run, _tasks, _tree, prepare
 
@@ -56,21 +55,40 @@ def cluster() -> Iterator[Any]:
     """Two nodes with one CPU each on this machine, as processes of their own."""
     from ray.cluster_utils import Cluster
 
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     node = {"num_cpus": 1, "object_store_memory": 80 << 20}
-    found = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
-    found.add_node(**node)
-    yield found
-    found.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        # Workers have the environment of their node, not of the command.
+        patch.setenv("SLOWLY", "1")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        found = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+        found.add_node(**node)
+        yield found
+        found.shutdown()
 
 
-def _on_ray(tasks: Any, destination: Path, address: str, timeout_s: float = 60) -> Summary:
-    return run(tasks, prepare, {"factor": 1}, destination, ray_cluster(address, [destination / "run.json"], timeout_s))
+def _on_ray(tasks: list[Task], destination: Path, address: str, timeout_s: float = 60) -> Summary:
+    executor = ray_cluster(address, [destination / "run.json"], timeout_s)
+    return run(tasks, prepare, {"factor": 1}, destination, executor)
 
 
-def begin(inputs: str, destination: str, address: str) -> None:
-    """A run in a process of its own, to be killed."""
-    _on_ray(_found(Path(inputs)), Path(destination), address)
+def begin(inputs: str, destination: str, address: str, marks: str = "") -> None:
+    """A run in a process of its own, to be killed or to be watched."""
+    target = Path(destination)
+    work, parameters = (marking, {"factor": 1, "marks": marks}) if marks else (prepare, {"factor": 1})
+    run(_found(Path(inputs)), work, parameters, target, ray_cluster(address, [target / "run.json"], 60))
+
+
+def _driver(base: Path, address: str, *more: str) -> subprocess.Popen[bytes]:
+    code = "import sys; from tests.unit.test_prepare_ray import begin; begin(*sys.argv[1:])"
+    words = [sys.executable, "-c", code, str(base / "in"), str(base / "ray"), address, *more]
+    return subprocess.Popen(words, stderr=subprocess.DEVNULL)
+
+
+def _wait(until: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not until():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def _found(inputs: Path) -> list[Task]:
@@ -104,11 +122,9 @@ def test_bad_samples_are_quarantined_and_the_bytes_are_those_of_local_processes(
 def test_a_killed_driver_goes_on_where_it_was(cluster: Any, tmp_path: Path) -> None:
     _tasks(tmp_path / "in", *(["slow"] * 150))
     tasks = _found(tmp_path / "in")
-    code = "import sys; from tests.unit.test_prepare_ray import begin; begin(*sys.argv[1:])"
-    words = [sys.executable, "-c", code, str(tmp_path / "in"), str(tmp_path / "ray"), cluster.address]
     journal = tmp_path / "ray" / "journal.jsonl"
     for least in (20, 60):
-        driver = subprocess.Popen(words, env={**os.environ, "SLOWLY": "1"}, stderr=subprocess.DEVNULL)
+        driver = _driver(tmp_path, cluster.address)
         while _lines(journal) < least:
             assert driver.poll() is None
             time.sleep(0.02)
@@ -127,47 +143,27 @@ def test_a_killed_driver_goes_on_where_it_was(cluster: Any, tmp_path: Path) -> N
     assert _tree(tmp_path / "ray") == _tree(tmp_path / "local")
 
 
-def marking(task: Task, parameters: dict[str, Any]) -> tuple[bytes, tuple[tuple[str, str], ...]]:
-    """As `prepare`; leaves a mark for each parent of a worker: on Ray that is its node's daemon."""
-    (Path(parameters["marks"]) / str(os.getppid())).touch()
-    return prepare(task, parameters)
-
-
 @needs_ray
 @pytest.mark.slow
-def test_a_node_that_joins_gets_work_and_when_it_is_lost_no_sample_is(
-    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tasks = _tasks(tmp_path / "in", *(["slow"] * 400))
-    marks = tmp_path / "marks"
+def test_a_node_that_joins_gets_work_and_when_it_is_lost_no_sample_is(cluster: Any, tmp_path: Path) -> None:
+    _tasks(tmp_path / "in", *(["slow"] * 400))
+    marks, journal = tmp_path / "marks", tmp_path / "ray" / "journal.jsonl"
     marks.mkdir()
-    monkeypatch.setenv("SLOWLY", "1")
-    journal = tmp_path / "ray" / "journal.jsonl"
-    seen: list[int] = []
-
-    def join_and_lose() -> None:
-        while _lines(journal) < 10:
-            time.sleep(0.02)
+    driver = _driver(tmp_path, cluster.address, str(marks))
+    try:
+        _wait(lambda: _lines(journal) >= 10)
         before = len(list(marks.iterdir()))
         node = cluster.add_node(num_cpus=2, object_store_memory=80 << 20)
-        until = time.monotonic() + 60
-        while len(list(marks.iterdir())) == before and time.monotonic() < until:
-            time.sleep(0.02)
-        seen.append(len(list(marks.iterdir())) - before)
+        _wait(lambda: len(list(marks.iterdir())) > before)
         cluster.remove_node(node, allow_graceful=False)
-        seen.append(_lines(journal))
-
-    thread = threading.Thread(target=join_and_lose)
-    thread.start()
+        assert 10 <= _lines(journal) < 400, "it was lost after the end"
+        assert driver.wait(120) == 0
+    finally:
+        driver.kill()
+        driver.wait()
     parameters = {"factor": 1, "marks": str(marks)}
-    executor = ray_cluster(cluster.address, [tmp_path / "ray" / "run.json"], 60)
-    found = run(tasks, marking, parameters, tmp_path / "ray", executor)
-    thread.join()
-    assert seen[0] == 1, "the node that joined got no work"
-    assert 10 <= seen[1] < 400, "it was lost after the end"
+    found = run(_found(tmp_path / "in"), marking, parameters, tmp_path / "local", local_processes(2))
     assert (found.done, found.quarantined) == (400, 0)
-    monkeypatch.delenv("SLOWLY")
-    run(tasks, marking, parameters, tmp_path / "local", local_processes(2))
     assert _tree(tmp_path / "ray") == _tree(tmp_path / "local")
 
 
