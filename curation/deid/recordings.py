@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from datetime import date, timedelta
 
-from curation.deid.dicom import UnsafeError
 from curation.deid.keys import shift_dicom_date
+from curation.deid.unsafe import UnsafeError
 
 # Header keys of a CSV that speak about the signal alone, in lower case.
 _KEPT = frozenset({"sampling rate", "units", "gain", "filter", "high pass", "low pass", "notch", "resolution"})

@@ -6,7 +6,7 @@ from datetime import date
 
 import pytest
 
-from curation.deid.dicom import UnsafeError
+from curation.deid.unsafe import UnsafeError
 from curation.deid.recordings import clean_csv, clean_edf
 from curation.prepare.ecg import LEADS, load_ecg
 
