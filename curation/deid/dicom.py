@@ -13,7 +13,6 @@ from functools import cache
 from io import BytesIO
 from typing import Any, Final
 
-import pydicom
 from pydicom import config
 from pydicom._uid_dict import UID_dictionary
 from pydicom.charset import python_encoding
@@ -25,6 +24,7 @@ from pydicom.sequence import Sequence
 from curation.deid.keys import PseudonymKey, shift_dicom_date
 from curation.deid.text import redact
 from curation.deid.unsafe import UnsafeError as UnsafeError
+from curation.dicom_bytes import RefusedError, check_declared, read_within_limits
 
 EDITION = "dicomfields_2026c"
 METHOD = "PS3.15 Basic Profile, modified dates, clean descriptors"
@@ -88,14 +88,14 @@ def _action(element: DataElement) -> str | None:
 
 
 def read(data: bytes) -> Dataset:
-    """The data set in a DICOM file's bytes. Raises `UnsafeError` when it is none."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            dataset = pydicom.dcmread(BytesIO(data))
-            dataset.walk(lambda _dataset, _element: None)
-        except Exception:  # the library raises many kinds, with values of the file in their messages
-            raise UnsafeError("unreadable") from None
+    """The data set in a DICOM file's bytes. Raises `UnsafeError` when it is none, or one not to be trusted."""
+    try:
+        dataset = read_within_limits(data)
+        check_declared(dataset)
+    except RefusedError as error:
+        raise UnsafeError(error.reason) from None
+    if not dataset.get("SOPClassUID") or not dataset.get("SOPInstanceUID"):
+        raise UnsafeError("no_instance")
     return dataset
 
 

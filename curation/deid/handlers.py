@@ -10,11 +10,15 @@ from typing import Any
 
 from curation.deid import dicom
 from curation.deid.decode import decode_note
+from curation.deid.edf import annotation_texts, clean_edf
+from curation.deid.intake import read_plain
 from curation.deid.keys import PseudonymKey
-from curation.deid.recordings import clean_csv, clean_edf
+from curation.deid.recordings import clean_csv
 from curation.deid.text import known_identifiers, redact
+from curation.deid.unsafe import UnsafeError
 from curation.deid.validate import Roster, Verdict, known_values, scan, validate_known, validate_text
 from curation.deid.validate_dicom import validate_dicom
+from curation.deid.wfdb_record import clean_header
 
 _LONG = 10_000
 
@@ -83,36 +87,70 @@ class Given:
     name: str
 
 
-Handler = Callable[[Given, Patient, Run], tuple[bytes, Verdict]]
+@dataclass(frozen=True, slots=True)
+class Cleaned:
+    """What becomes of one file: its bytes, the verdict on it, and files that came with it, by their new names.
+
+    `taken`: the given files that became `others`; nothing else is to be done with them.
+    """
+
+    output: bytes
+    verdict: Verdict
+    others: dict[str, tuple[bytes, Verdict]] = field(default_factory=dict)
+    taken: tuple[Path, ...] = ()
 
 
-def _note(given: Given, patient: Patient, run: Run) -> tuple[bytes, Verdict]:
+Handler = Callable[[Given, Patient, Run], Cleaned]
+
+
+def _note(given: Given, patient: Patient, run: Run) -> Cleaned:
     text = decode_note(given.data)
     result = redact(text, patient.days, known_identifiers(patient.record))
     found = [(span.kind.value, text[span.start : span.end]) for span in result.spans]
-    return result.text.encode(), validate_text(text, result.text, found, patient.record, run.roster)
+    return Cleaned(result.text.encode(), validate_text(text, result.text, found, patient.record, run.roster))
 
 
-def _image(given: Given, patient: Patient, run: Run) -> tuple[bytes, Verdict]:
+def _image(given: Given, patient: Patient, run: Run) -> Cleaned:
     original = dicom.read(given.data)
     # Under the patient's own name and study: a UID that two folders hold is looked at when all are known.
     run.seen.add(patient.pseudonym, given.name, dicom.instance_and_study(original))
     dataset, _ = dicom.deidentify(original, run.key, patient.identifier)
     written = dicom.write(dataset)
-    return written, validate_dicom(
+    verdict = validate_dicom(
         dicom.read(given.data), len(given.data), dicom.read(written), written, patient.record, patient.pseudonym
     )
+    return Cleaned(written, verdict)
 
 
-def _csv(given: Given, patient: Patient, _run: Run) -> tuple[bytes, Verdict]:
+def _csv(given: Given, patient: Patient, _run: Run) -> Cleaned:
     output, dropped = clean_csv(given.data, patient.days)
     head = output[: output.find(b"\n\n") if b"\n\n" in output else 2000]
-    return output, _recording(given.data, output, head, dropped, patient)
+    return Cleaned(output, _recording(given.data, output, head, dropped, patient))
 
 
-def _edf(given: Given, patient: Patient, _run: Run) -> tuple[bytes, Verdict]:
-    output, dropped = clean_edf(given.data, patient.days)
-    return output, _recording(given.data, output, output[:256], dropped, patient)
+def _edf(given: Given, patient: Patient, run: Run) -> Cleaned:
+    output, changed = clean_edf(given.data, patient.days, known_identifiers(patient.record))
+    verdict = _recording(given.data, output, output[:256], changed, patient)
+    texts = "\n".join(sorted(set(annotation_texts(output))))
+    verdict.findings += validate_text(texts, texts, (), patient.record, run.roster).findings
+    return Cleaned(output, verdict)
+
+
+def _wfdb(given: Given, patient: Patient, _run: Run) -> Cleaned:
+    """A header and the signal files beside it that it names; any of them missing or of another size fails all."""
+    header = clean_header(given.data, patient.days)
+    output, names = header.written(Path(given.name).stem)
+    verdict = _recording(given.data, output, output, header.dropped, patient)
+    others = {}
+    for old, size in header.sizes.items():
+        try:
+            data = read_plain(given.path.parent / old)
+        except FileNotFoundError:
+            raise UnsafeError("signal_file_missing") from None
+        if len(data) != size:
+            raise UnsafeError("length_differs_from_header")
+        others[names[old]] = (data, _recording(data, data, b"", 0, patient))
+    return Cleaned(output, verdict, others, tuple(given.path.parent / old for old in header.sizes))
 
 
 def _recording(data: bytes, output: bytes, head: bytes, dropped: int, patient: Patient) -> Verdict:
@@ -124,5 +162,5 @@ def _recording(data: bytes, output: bytes, head: bytes, dropped: int, patient: P
     return verdict
 
 
-HANDLERS: dict[str, Handler] = {".txt": _note, ".dcm": _image, ".csv": _csv, ".edf": _edf}
-STEMS = {".txt": "note", ".dcm": "image", ".csv": "ecg", ".edf": "ecg"}
+HANDLERS: dict[str, Handler] = {".txt": _note, ".dcm": _image, ".csv": _csv, ".edf": _edf, ".hea": _wfdb}
+STEMS = {".txt": "note", ".dcm": "image", ".csv": "ecg", ".edf": "ecg", ".hea": "ecg"}

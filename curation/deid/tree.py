@@ -187,8 +187,10 @@ def _roster(patients: list[Patient]) -> Roster:
 
 def _patient(patient: Patient, staging: Path, run: Run) -> Iterator[dict[str, Any]]:
     numbers: Counter[str] = Counter()
-    for path in files_below(patient.folder):
-        if path == patient.folder / "meta.json":
+    taken: set[Path] = set()
+    # Headers first: they say what the files beside them are.
+    for path in sorted(files_below(patient.folder), key=lambda path: path.suffix.lower() != ".hea"):
+        if path == patient.folder / "meta.json" or path in taken:
             continue
         suffix = path.suffix.lower()
         name = run.key.digest(path.name)
@@ -200,19 +202,25 @@ def _patient(patient: Patient, staging: Path, run: Run) -> Iterator[dict[str, An
             # The given file name may be the patient's; ours says the kind and a number.
             numbers[suffix] += 1
             name = STEMS[suffix] + (f"-{numbers[suffix]}" if numbers[suffix] > 1 else "") + suffix
-            output, verdict = handler(Given(read_plain(path), path, name), patient, run)
+            cleaned = handler(Given(read_plain(path), path, name), patient, run)
         except UnsafeError as problem:
             yield _held(patient.pseudonym, name, problem.reason)
             continue
         except Exception as problem:  # any message may quote the patient's data: only its type is told
             yield _held(patient.pseudonym, name, f"failed_{type(problem).__name__}")
             continue
-        entry = {"patient": patient.pseudonym, "file": name, **verdict.as_json()}
-        if verdict.passed:
-            write_atomic(staging / "patients" / patient.pseudonym / name, output)
-        else:
-            entry["reason"] = "validation_found_" + ("_and_".join(sorted(verdict.findings)) or "leftovers")
-        yield entry
+        taken.update(cleaned.taken)
+        parts = {name: (cleaned.output, cleaned.verdict), **cleaned.others}
+        found = {
+            kind for _, verdict in parts.values() if not verdict.passed for kind in verdict.findings or ("leftovers",)
+        }
+        for part, (output, verdict) in parts.items():
+            entry = {"patient": patient.pseudonym, "file": part, **verdict.as_json()}
+            if found:  # one part is of no use without the others
+                entry |= {"validation_passed": False, "reason": "validation_found_" + "_and_".join(sorted(found))}
+            else:
+                write_atomic(staging / "patients" / patient.pseudonym / part, output)
+            yield entry
 
 
 def _hold_shared(report: list[dict[str, Any]], staging: Path, seen: Seen) -> None:
