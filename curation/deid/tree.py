@@ -25,6 +25,7 @@ from curation.deid.intake import check_plain, files_below, read_plain
 from curation.deid.keys import PseudonymKey
 from curation.deid.unsafe import UnsafeError
 from curation.deid.validate import Roster
+from curation.room import room_at
 from medllm.errors import user_error
 from medllm.files import staged_directory, write_atomic
 from medllm.manifest import MANIFEST_NAME, sign_manifest
@@ -65,7 +66,7 @@ def deidentify_tree(source: Path, destination: Path, key: PseudonymKey, signer: 
     """De-identify `source` into `destination`, which appears whole or not at all.
 
     Raises:
-        UserError: no such tree, or a destination that is not ours to replace.
+        UserError: no such tree, a destination that is not ours to replace, or no room for it.
     """
     begin = time.monotonic()
     _quiet()
@@ -73,7 +74,7 @@ def deidentify_tree(source: Path, destination: Path, key: PseudonymKey, signer: 
     summary = Summary()
     report: list[dict[str, Any]] = []
     try:
-        with staged_directory(destination) as staging:
+        with room_at(destination), staged_directory(destination) as staging:
             patients = list(_patients(patients_dir, key, report))
             roster = _roster(patients)
             run = Run(key, roster, Seen())

@@ -20,6 +20,7 @@ from curation.pack.tokenizer import token_counter, train_tokenizer
 from curation.prepare.ecg import LEADS, load_ecg
 from curation.prepare.image import load_image
 from curation.prepare.note import clean_note
+from curation.room import room_at
 from medllm.errors import user_error
 from medllm.files import staged_directory, write_atomic
 from medllm.manifest import Manifest, sha256_file, sign_manifest, verify_manifest
@@ -63,13 +64,14 @@ def pack(
         signer: signs the data set
 
     Raises:
-        UserError: `source` is unsigned, altered, holds a file whose validation did not pass, or no patient with a note.
+        UserError: `source` is unsigned, altered, holds a file whose validation did not pass, or no patient with a
+            note; or there is no room.
     """
     begin, packed = time.monotonic(), Packed()
     patients_dir = check_paths(source, destination, needs="patients")
     manifest = verify_manifest(source, trusted)
     report = _validated(source, manifest)
-    with staged_directory(destination) as staging:
+    with room_at(destination), staged_directory(destination) as staging:
         samples = list(_samples(patients_dir, shape, packed))
         splits = {"train": [], "heldout": []}  # type: dict[str, list[Sample]]
         for sample in samples:

@@ -6,14 +6,14 @@ Nothing is compressed with loss: values are resampled once, in float, and stored
 from __future__ import annotations
 
 import warnings
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from PIL import Image
+
+from curation.dicom_bytes import check_declared, read_within_limits
 
 # The scale of CT: air. Padding outside the scanned circle is set to it, or it would bleed into the resampled rim.
 _AIR_HU = -1024
@@ -30,7 +30,8 @@ def load_image(path: Path, size: int) -> tuple[NDArray[np.integer[Any]], str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            dataset = pydicom.dcmread(BytesIO(path.read_bytes()))
+            dataset = read_within_limits(path.read_bytes())
+            check_declared(dataset)
             pixels = np.asarray(dataset.pixel_array, np.float32)
         except Exception:  # the library's messages quote the file
             raise ValueError("no readable picture") from None

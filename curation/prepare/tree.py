@@ -14,6 +14,7 @@ from curation.deid.tree import STAGE
 from curation.prepare.patient import Parameters, prepare_patient, tasks_of
 from curation.prepare.run import Summary, run
 from curation.prepare.workers import Executor, local_processes
+from curation.room import room_at
 from medllm.errors import user_error
 from medllm.manifest import verify_manifest
 
@@ -33,20 +34,21 @@ def prepare_tree(
         executor: a process for each processor by default
 
     Raises:
-        UserError: `source` is unsigned, altered or no de-identified tree, or see `run`.
+        UserError: `source` is unsigned, altered or no de-identified tree, there is no room, or see `run`.
         OSError: a result cannot be written.
     """
     patients = _checked(source, destination)
     if verify_manifest(source, trusted).meta.get("stage") != STAGE:
         raise user_error("this tree was not made by `medllm data deid`", "name its output", file=source)
-    return run(
-        list(tasks_of(patients)),
-        prepare_patient,
-        parameters.as_json(),
-        destination,
-        executor or local_processes(os.cpu_count() or 1),
-        progress,
-    )
+    with room_at(destination):
+        return run(
+            list(tasks_of(patients)),
+            prepare_patient,
+            parameters.as_json(),
+            destination,
+            executor or local_processes(os.cpu_count() or 1),
+            progress,
+        )
 
 
 def _checked(source: Path, destination: Path) -> Path:
