@@ -13,8 +13,9 @@ from curation.deid.decode import decode_note
 from curation.deid.edf import annotation_texts, clean_edf
 from curation.deid.intake import read_plain
 from curation.deid.keys import PseudonymKey
+from curation.deid.long_text import redact_any
 from curation.deid.recordings import clean_csv
-from curation.deid.text import known_identifiers, redact
+from curation.deid.text import known_identifiers
 from curation.deid.unsafe import UnsafeError
 from curation.deid.validate import Roster, Verdict, known_values, scan, validate_known, validate_text
 from curation.deid.validate_dicom import validate_dicom
@@ -105,8 +106,8 @@ Handler = Callable[[Given, Patient, Run], Cleaned]
 
 def _note(given: Given, patient: Patient, run: Run) -> Cleaned:
     text = decode_note(given.data)
-    result = redact(text, patient.days, known_identifiers(patient.record))
-    found = [(span.kind.value, text[span.start : span.end]) for span in result.spans]
+    result = redact_any(text, patient.days, known_identifiers(patient.record))
+    found = ((span.kind.value, text[span.start : span.end]) for span in result.spans)
     return Cleaned(result.text.encode(), validate_text(text, result.text, found, patient.record, run.roster))
 
 
