@@ -99,23 +99,23 @@ def seconds(text: str) -> float:
     return time.process_time() - begin
 
 
-NUMBERS = "".join(f"tel 138{number:08d}\n" for number in range(40_000))
+# Of each, 20 000 characters.
 HOSTILE = {
-    "letters": "a" * 400_000, "digits": "1" * 400_000, "names": "Smith " * 60_000, "initials": "A. " * 120_000,
-    "capitals": "John " * 80_000, "brackets": "([{" * 120_000, "blanks": " " * 400_000, "lines": "\n" * 400_000,
-    "dashes": "1-" * 200_000, "bars": "|" * 400_000, "mails": "a@" * 200_000, "dots": "a." * 200_000,
-    "numbers": NUMBERS, "han": "王" * 60_000, "colons": "姓名：" * 40_000,
+    "letters": "a", "digits": "1", "names": "Smith ", "initials": "A. ", "capitals": "John ", "brackets": "([{",
+    "blanks": " ", "lines": "\n", "dashes": "1-", "bars": "|", "mails": "a@", "dots": "a.", "han": "王",
+    "colons": "姓名：", "numbers": "".join(f"tel 138{number:08d}\n" for number in range(1250)),
 }  # fmt: skip
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", HOSTILE)
-def test_no_text_takes_more_than_a_share_of_time_for_its_length(case: str) -> None:
+def test_no_text_takes_more_than_a_share_of_time_for_its_length(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Four times the text takes about four times as long; the square would be sixteen."""
-    text = HOSTILE[case]
-    seconds(text[: len(text) // 4])
-    few, many = seconds(text[: len(text) // 4]), seconds(text)
-    assert many < max(8 * few, 2.0), f"{few:.2f} s, {many:.2f} s"
+    monkeypatch.setattr(long_text, "LONG", 1000)
+    text = (HOSTILE[case] * 20_000)[:20_000]
+    seconds("Seen by Dr. 王建国.\n" * 60)  # word lists and models are loaded once
+    few, many = seconds(text[:5_000]), seconds(text)
+    assert many < max(8 * few, 1.0), f"{few:.2f} s, {many:.2f} s"
 
 
 @pytest.mark.slow
@@ -134,7 +134,7 @@ def test_memory_grows_with_the_length_and_no_faster() -> None:
             data = long_note(size, 2).encode()
             HANDLERS[".txt"](Given(data, Path("note.txt"), "note.txt"), patient, run)
             return len(data), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        (few, before), (many, after) = peak(200_000), peak(1_000_000)
+        (few, before), (many, after) = peak(200_000), peak(700_000)
         print((after - before) / (many - few))
     """
     done = subprocess.run(
