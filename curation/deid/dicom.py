@@ -13,7 +13,6 @@ from functools import cache
 from io import BytesIO
 from typing import Any, Final
 
-import pydicom
 from pydicom import config
 from pydicom._uid_dict import UID_dictionary
 from pydicom.charset import python_encoding
@@ -24,6 +23,8 @@ from pydicom.sequence import Sequence
 
 from curation.deid.keys import PseudonymKey, shift_dicom_date
 from curation.deid.text import redact
+from curation.deid.unsafe import UnsafeError as UnsafeError
+from curation.dicom_bytes import RefusedError, check_declared, read_within_limits
 
 EDITION = "dicomfields_2026c"
 METHOD = "PS3.15 Basic Profile, modified dates, clean descriptors"
@@ -50,14 +51,6 @@ _RISKY_TYPES = frozenset({"SCREEN SAVE", "SCREENSHOT", "SCREEN"})
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # and its multi-frame forms .1 to .4
 
 config.settings.reading_validation_mode = config.IGNORE
-
-
-class UnsafeError(Exception):
-    """The file can't be made safe here. `reason` is a fixed word, never a value from the file."""
-
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
-        super().__init__(reason)
 
 
 @cache
@@ -95,15 +88,21 @@ def _action(element: DataElement) -> str | None:
 
 
 def read(data: bytes) -> Dataset:
-    """The data set in a DICOM file's bytes. Raises `UnsafeError` when it is none."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            dataset = pydicom.dcmread(BytesIO(data))
-            dataset.walk(lambda _dataset, _element: None)
-        except Exception:  # the library raises many kinds, with values of the file in their messages
-            raise UnsafeError("unreadable") from None
+    """The data set in a DICOM file's bytes. Raises `UnsafeError` when it is none, or one not to be trusted."""
+    try:
+        dataset = read_within_limits(data)
+        check_declared(dataset)
+    except RefusedError as error:
+        raise UnsafeError(error.reason) from None
+    if not dataset.get("SOPClassUID") or not dataset.get("SOPInstanceUID"):
+        raise UnsafeError("no_instance")
     return dataset
+
+
+def instance_and_study(dataset: Dataset) -> tuple[str, ...]:
+    """The UIDs of which no two patients can hold the same: that of the instance and that of the study."""
+    uids = (str(dataset.get(keyword) or "") for keyword in ("SOPInstanceUID", "StudyInstanceUID"))
+    return tuple(uid for uid in uids if uid)
 
 
 def check_pixels(dataset: Dataset) -> None:

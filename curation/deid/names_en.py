@@ -217,7 +217,7 @@ class _Search:
         trimmed = _trim(self.view, start, end, self.uniform)
         if trimmed is None:
             return None
-        tokens = _tokens(self.view[slice(*trimmed)])
+        tokens = words_of(self.view[slice(*trimmed)])
         named = accept in (_any, _likely)
         return trimmed if accept(tokens) and not _is_term(self.view, *trimmed, tokens, named=named) else None
 
@@ -262,7 +262,7 @@ def _trim(view: str, start: int, end: int, uniform: bool) -> tuple[int, int] | N
     return (start, last) if last > start else None
 
 
-def _tokens(name: str) -> list[str]:
+def words_of(name: str) -> list[str]:
     split = (token.strip("\"'().").removesuffix("'s") for token in name.replace(",", " ").split())
     return [token for token in split if token and token[0].isupper()]
 
@@ -519,15 +519,20 @@ def _pinyin(name: str) -> bool:
 _GIVEN_PINYIN = compiled(rf"(?i)^{_SYLLABLE}(?:[-']?{_SYLLABLE})?$")
 
 
+def repeats(token: str) -> bool:
+    """Whether a word of a found name is looked for again: an ordinary word is not."""
+    return (
+        len(token) >= 3
+        and token.lower() not in words("not_names_en")
+        and (not ordinary(token.lower()) or is_surname(token) or is_eponym(token))
+    )
+
+
 def _again(view: str, found: list[tuple[int, int]]) -> Iterator[Span]:
     """Other places where a word of a found name stands alone."""
-    known = {token for start, end in found for token in _tokens(view[start:end])}
+    known = {token for start, end in found for token in words_of(view[start:end])}
     for token in known:
-        if (
-            len(token) < 3
-            or token.lower() in words("not_names_en")
-            or (ordinary(token.lower()) and not is_surname(token) and not is_eponym(token))
-        ):
+        if not repeats(token):
             continue
         for form in {token, token.upper(), token.capitalize()}:
             place = view.find(form)

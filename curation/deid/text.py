@@ -21,7 +21,7 @@ from curation.deid.words import words
 
 # A found value of these kinds is an identifier wherever else it stands in the note.
 # (Names are their detectors' own: "Parkinson" may be a person and a disease in one note.)
-_REPEATED = frozenset(Kind) - {Kind.DATE, Kind.AGE, Kind.NAME}
+REPEATED = frozenset(Kind) - {Kind.DATE, Kind.AGE, Kind.NAME}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,20 @@ def redact(text: str, shift_days: int, known: Iterable[tuple[Kind, str]] = ()) -
         known: identifiers that the patient's structured fields state; they are found wherever they stand
     """
     note = Note(text)
-    detectors: tuple[Detector, ...] = (
+    spans = detect(note, shift_days, known)
+    found = {(span.kind, note.view[span.start : span.end]) for span in spans if span.kind in REPEATED}
+    spans += [span for kind, value in found if is_distinct(value) for span in occurrences(note.view, kind, value)]
+    merged = tuple(merge(grow(note.view, span) for span in merge(spans)))
+    return Redaction(apply(text, merged), merged)
+
+
+def detect(note: Note, shift_days: int, known: Iterable[tuple[Kind, str]], *, whole: bool = True) -> list[Span]:
+    """What the detectors find and where the known identifiers stand, overlapping as it comes.
+
+    Args:
+        whole: False for a part of a longer text: tables are then left to who sees their headings
+    """
+    detectors: list[Detector] = [
         structured,
         dates(shift_days),
         ages,
@@ -52,14 +65,9 @@ def redact(text: str, shift_days: int, known: Iterable[tuple[Kind, str]] = ()) -
         names_pairs,
         names_zh,
         names_zh_roles,
-        tables,
-    )
-    spans = [span for detect in detectors for span in detect(note)]
-    spans += [span for kind, value in known for span in occurrences(note.view, kind, value)]
-    found = {(span.kind, note.view[span.start : span.end]) for span in spans if span.kind in _REPEATED}
-    spans += [span for kind, value in found if _is_distinct(value) for span in occurrences(note.view, kind, value)]
-    merged = tuple(merge(grow(note.view, span) for span in merge(spans)))
-    return Redaction(apply(text, merged), merged)
+    ]
+    spans = [span for find in [*detectors, *([tables] if whole else [])] for span in find(note)]
+    return spans + [span for kind, value in known for span in occurrences(note.view, kind, value)]
 
 
 def known_identifiers(patient: Mapping[str, object]) -> list[tuple[Kind, str]]:
@@ -100,6 +108,6 @@ def _joined(left: str, right: str) -> bool:
     )
 
 
-def _is_distinct(value: str) -> bool:
+def is_distinct(value: str) -> bool:
     """Long enough that another occurrence is no chance: six ASCII characters or three of another script."""
     return len(value) >= (6 if value.isascii() else 3)

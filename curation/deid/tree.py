@@ -1,7 +1,7 @@
 """`medllm data deid`: a tree of patients in, a validated and signed tree of pseudonyms out; what fails is held back.
 
 In:  `patients/<patient>/{meta.json, note*.txt, *.dcm, *.csv, *.edf}`
-Out: `patients/<pseudonym>/…`, `report.json` (one entry a file) and `report.html`, manifest and signature.
+Out: `patients/<pseudonym>/…`, `report.json` (one entry a file), manifest and signature.
 A file that fails is not written; the report names it by a keyed digest with a reason, so that nobody has to guess.
 """
 
@@ -9,34 +9,36 @@ from __future__ import annotations
 
 import json
 import logging
-import os
+import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from curation.deid import dicom
-from curation.deid.dicom import UnsafeError
+from curation.deid.decode import decode_note
+from curation.deid.handlers import HANDLERS, STEMS, Given, Patient, Run, Seen
+from curation.deid.intake import check_plain, files_below, read_plain
 from curation.deid.keys import PseudonymKey
-from curation.deid.recordings import clean_csv, clean_edf
-from curation.deid.reid import Identity, Table
+from curation.deid.reid import Table
 from curation.deid.report import write_report
-from curation.deid.text import known_identifiers, redact
-from curation.deid.validate import Roster, Verdict, known_values, scan, validate_known, validate_text
-from curation.deid.validate_dicom import validate_dicom
+from curation.deid.unsafe import UnsafeError
+from curation.deid.validate import Roster
 from curation.review.sample import NOT_DONE, Sampling, not_done
+from curation.room import room_at
 from medllm.errors import user_error
 from medllm.files import staged_directory, write_atomic
 from medllm.manifest import MANIFEST_NAME, sign_manifest
 
+REPORT = "report.json"
 STAGE = "deid"
 # Of meta.json only these go on; they describe the note, not the person.
 _KEPT_META = ("lang", "kind")
-_LONG = 10_000
+_WORD = re.compile(r"[^\W\d_]+")
+_MOST_WORDS = 1_000_000
 
 
 @dataclass(slots=True)
@@ -65,24 +67,6 @@ class Summary:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class _Patient:
-    folder: Path
-    identifier: str
-    pseudonym: str
-    days: int
-    meta: dict[str, Any]
-
-    @property
-    def record(self) -> dict[str, str]:
-        return {**dict(_flat(self.meta.get("patient", {}), "")), "patient_id": self.identifier}
-
-    @property
-    def identity(self) -> Identity:
-        mrn = self.meta.get("patient", {}).get("mrn", "")
-        return Identity(self.pseudonym, self.identifier, str(mrn) if isinstance(mrn, str | int) else "", self.days)
-
-
 def deidentify_tree(
     source: Path,
     destination: Path,
@@ -98,7 +82,8 @@ def deidentify_tree(
         sampling: how the notes that a person will read are drawn
 
     Raises:
-        UserError: no such tree, a destination that is not ours to replace, or a table that can't be extended.
+        UserError: no such tree, a destination that is not ours to replace, no room for it, or a table that can't be
+            extended.
         OSError: the destination or the table cannot be written.
     """
     begin = time.monotonic()
@@ -109,15 +94,21 @@ def deidentify_tree(
     summary = Summary()
     report: list[dict[str, Any]] = []
     try:
-        with staged_directory(destination) as staging:
+        with room_at(destination), staged_directory(destination) as staging:
             patients = list(_patients(patients_dir, key, report))
             roster = _roster(patients)
+            run = Run(key, roster, Seen())
             for patient in patients:
-                report += _patient(patient, staging, key, roster, summary)
+                report += _patient(patient, staging, run)
+            _hold_shared(report, staging, run.seen)
+            for patient in patients:
+                _write_meta(patient, staging, roster)
             summary.patients = len(patients)
             for entry in report:
                 if entry["validation_passed"]:
                     summary.passed += 1
+                    for kind, count in entry["phi_counts"].items():
+                        summary.phi[kind] += count["original"]
                 else:
                     summary.quarantined[entry["reason"]] += 1
             if not summary.passed:
@@ -141,6 +132,8 @@ def deidentify_tree(
 def check_paths(source: Path, destination: Path, *, needs: str) -> Path:
     """`source/needs`, after both paths are known to be apart and the destination free or made by us."""
     wanted = source / needs
+    if wanted.is_symlink():
+        raise user_error(f"{needs!r} is a symbolic link", "name the directory that really holds it", file=source)
     if not wanted.is_dir():
         raise user_error(f"there is no directory {needs!r} here", "name the directory that holds it", file=source)
     inside, outside = source.resolve(), destination.resolve()
@@ -164,7 +157,7 @@ def _quiet() -> None:
     logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 
 
-def _patients(folder: Path, key: PseudonymKey, report: list[dict[str, Any]]) -> Iterator[_Patient]:
+def _patients(folder: Path, key: PseudonymKey, report: list[dict[str, Any]]) -> Iterator[Patient]:
     """Each patient with usable meta.json; without it nothing can be checked, so everything is held back."""
     seen: set[str] = set()
     for path in sorted(folder.iterdir()):
@@ -178,19 +171,19 @@ def _patients(folder: Path, key: PseudonymKey, report: list[dict[str, Any]]) -> 
             reason = "no_usable_meta" if meta is None else "patient_id_stands_twice"
             report += [
                 _held(key.digest(path.name), key.digest(item.name), reason)
-                for item in _files(path)
+                for item in files_below(path)
                 if meta is None or item != path / "meta.json"
             ]
             continue
         seen.add(identifier)
-        yield _Patient(path, identifier, key.patient(identifier), key.shift_days(identifier), meta)
+        yield Patient(path, identifier, key.patient(identifier), key.shift_days(identifier), meta)
 
 
 def _meta(path: Path) -> dict[str, Any] | None:
     """A patient's meta.json; None unless it says who that is."""
     try:
-        meta = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except (OSError, ValueError, RecursionError):
+        meta = json.loads(read_plain(path).decode("utf-8"))
+    except (OSError, UnsafeError, ValueError, RecursionError):
         return None
     if not isinstance(meta, dict) or not isinstance(meta.get("patient", {}), dict):
         return None
@@ -200,85 +193,79 @@ def _meta(path: Path) -> dict[str, Any] | None:
     return meta
 
 
-def _flat(value: object, field: str) -> Iterator[tuple[str, str]]:
-    """The values of a structured record as texts: a long number identifies as a text does, an age does not."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _flat(item, f"{field}.{key}" if field else str(key))
-    elif isinstance(value, list):
-        for number, item in enumerate(value):
-            yield from _flat(item, f"{field}.{number}")
-    elif isinstance(value, str) or (isinstance(value, int) and abs(value) >= _LONG):
-        yield field, str(value)
-
-
-def _roster(patients: list[_Patient]) -> Roster:
+def _roster(patients: list[Patient]) -> Roster:
     """Names of the structured records and the words that the notes write in lower case."""
     names = {patient.record["name"] for patient in patients if patient.record.get("name")}
     ordinary: set[str] = set()
     for patient in patients:
         for path in sorted(patient.folder.glob("note*.txt")):
-            if path.is_symlink() or not path.is_file():
-                continue
-            text = path.read_text(encoding="utf-8", errors="replace")
-            ordinary.update(word for word in "".join(c if c.isalpha() else " " for c in text).split() if word.islower())
+            try:
+                text = decode_note(read_plain(path))
+            except (OSError, UnsafeError):
+                continue  # its own turn comes, and then it is held back
+            for match in _WORD.finditer(text):
+                # The fewer words count as ordinary, the more is held back: a bound here is safe.
+                if len(ordinary) < _MOST_WORDS and match.group().islower():
+                    ordinary.add(match.group())
     return Roster(frozenset(names), frozenset(ordinary))
 
 
-def _files(folder: Path) -> list[Path]:
-    """Everything below that is no directory. Raises OSError for a directory that can't be read."""
-
-    def refuse(error: OSError) -> None:
-        raise error
-
-    found = []
-    for root, folders, names in os.walk(folder, onerror=refuse):
-        links = [name for name in folders if Path(root, name).is_symlink()]
-        found += [Path(root, name) for name in (*names, *links)]
-    return sorted(found)
-
-
-def _patient(
-    patient: _Patient, staging: Path, key: PseudonymKey, roster: Roster, summary: Summary
-) -> Iterator[dict[str, Any]]:
+def _patient(patient: Patient, staging: Path, run: Run) -> Iterator[dict[str, Any]]:
     numbers: Counter[str] = Counter()
-    target = staging / "patients" / patient.pseudonym
-    for path in _files(patient.folder):
-        if path.name == "meta.json" and path.parent == patient.folder and not path.is_symlink():
+    taken: set[Path] = set()
+    # Headers first: they say what the files beside them are.
+    for path in sorted(files_below(patient.folder), key=lambda path: path.suffix.lower() != ".hea"):
+        if path == patient.folder / "meta.json" or path in taken:
             continue
-        handler = _HANDLERS.get(path.suffix.lower())
-        if path.is_symlink():
-            yield _held(patient.pseudonym, key.digest(path.name), "symbolic_link")
-            continue
-        if not path.is_file():  # reading a pipe would never end
-            yield _held(patient.pseudonym, key.digest(path.name), "special_file")
-            continue
-        if handler is None:
-            yield _held(patient.pseudonym, key.digest(path.name), "unsupported_file")
-            continue
-        # The given file name may be the patient's; ours says the kind and a number.
-        numbers[path.suffix.lower()] += 1
-        number = numbers[path.suffix.lower()]
-        name = _STEMS[path.suffix.lower()] + (f"-{number}" if number > 1 else "") + path.suffix.lower()
+        suffix = path.suffix.lower()
+        name = run.key.digest(path.name)
         try:
-            output, verdict = handler(path.read_bytes(), patient, key, roster)
+            check_plain(path)
+            handler = HANDLERS.get(suffix)
+            if handler is None:
+                raise UnsafeError("unsupported_file")
+            # The given file name may be the patient's; ours says the kind and a number.
+            numbers[suffix] += 1
+            name = STEMS[suffix] + (f"-{numbers[suffix]}" if numbers[suffix] > 1 else "") + suffix
+            cleaned = handler(Given(read_plain(path), path, name), patient, run)
         except UnsafeError as problem:
             yield _held(patient.pseudonym, name, problem.reason)
             continue
         except Exception as problem:  # any message may quote the patient's data: only its type is told
             yield _held(patient.pseudonym, name, f"failed_{type(problem).__name__}")
             continue
-        entry = {"patient": patient.pseudonym, "file": name, **verdict.as_json()}
-        if verdict.passed:
-            for kind, count in verdict.phi_counts.items():
-                summary.phi[kind] += count["original"]
-            write_atomic(target / name, output)
-        else:
-            entry["reason"] = "validation_found_" + ("_and_".join(sorted(verdict.findings)) or "leftovers")
-        yield entry
-    if target.is_dir():
-        kept = {field: patient.meta[field] for field in _KEPT_META if _is_plain(patient.meta.get(field), roster)}
-        write_atomic(target / "meta.json", json.dumps({"patient": patient.pseudonym, **kept}, sort_keys=True) + "\n")
+        taken.update(cleaned.taken)
+        parts = {name: (cleaned.output, cleaned.verdict), **cleaned.others}
+        found = {
+            kind for _, verdict in parts.values() if not verdict.passed for kind in verdict.findings or ("leftovers",)
+        }
+        for part, (output, verdict) in parts.items():
+            entry = {"patient": patient.pseudonym, "file": part, **verdict.as_json()}
+            if found:  # one part is of no use without the others
+                entry |= {"validation_passed": False, "reason": "validation_found_" + "_and_".join(sorted(found))}
+            else:
+                write_atomic(staging / "patients" / patient.pseudonym / part, output)
+            yield entry
+
+
+def _hold_shared(report: list[dict[str, Any]], staging: Path, seen: Seen) -> None:
+    """Take out what two patients' folders hold the same instance or study of: nobody here knows whose it is."""
+    for entry in report:
+        if seen.is_shared(entry["patient"], entry["file"]) and entry["validation_passed"]:
+            (staging / "patients" / entry["patient"] / entry["file"]).unlink()
+            entry |= {"validation_passed": False, "reason": "same_study_in_two_patients"}
+
+
+def _write_meta(patient: Patient, staging: Path, roster: Roster) -> None:
+    """The patient's meta.json, where anything of the patient passed."""
+    target = staging / "patients" / patient.pseudonym
+    if not target.is_dir():
+        return
+    if not any(target.iterdir()):
+        target.rmdir()
+        return
+    kept = {field: patient.meta[field] for field in _KEPT_META if _is_plain(patient.meta.get(field), roster)}
+    write_atomic(target / "meta.json", json.dumps({"patient": patient.pseudonym, **kept}, sort_keys=True) + "\n")
 
 
 def _is_plain(value: object, roster: Roster) -> bool:
@@ -295,50 +282,3 @@ def _is_plain(value: object, roster: Roster) -> bool:
 
 def _held(patient: str, file: str, reason: str) -> dict[str, Any]:
     return {"patient": patient, "file": file, "validation_passed": False, "reason": reason}
-
-
-def _note(data: bytes, patient: _Patient, _key: PseudonymKey, roster: Roster) -> tuple[bytes, Verdict]:
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        try:
-            text = data.decode("gb18030")
-        except UnicodeDecodeError:
-            raise UnsafeError("unreadable") from None
-    result = redact(text, patient.days, known_identifiers(patient.record))
-    found = [(span.kind.value, text[span.start : span.end]) for span in result.spans]
-    return result.text.encode(), validate_text(text, result.text, found, patient.record, roster)
-
-
-def _image(data: bytes, patient: _Patient, key: PseudonymKey, _roster: Roster) -> tuple[bytes, Verdict]:
-    dataset, _ = dicom.deidentify(dicom.read(data), key, patient.identifier)
-    written = dicom.write(dataset)
-    return written, validate_dicom(
-        dicom.read(data), len(data), dicom.read(written), written, patient.record, patient.pseudonym
-    )
-
-
-def _csv(data: bytes, patient: _Patient, _key: PseudonymKey, _roster: Roster) -> tuple[bytes, Verdict]:
-    output, dropped = clean_csv(data, patient.days)
-    return output, _recording(
-        data, output, output[: output.find(b"\n\n") if b"\n\n" in output else 2000], dropped, patient
-    )
-
-
-def _edf(data: bytes, patient: _Patient, _key: PseudonymKey, _roster: Roster) -> tuple[bytes, Verdict]:
-    output, dropped = clean_edf(data, patient.days)
-    return output, _recording(data, output, output[:256], dropped, patient)
-
-
-def _recording(data: bytes, output: bytes, head: bytes, dropped: int, patient: _Patient) -> Verdict:
-    """The known values must be nowhere; the header must look clean."""
-    verdict = validate_known(len(data), output, known_values(patient.record), length=len(output))
-    comments = "\n".join(line for line in head.decode("utf-8", "replace").splitlines() if line.startswith("#"))
-    verdict.findings += scan(comments)
-    verdict.phi_counts["header_field"] = {"original": dropped, "redacted": 0}
-    return verdict
-
-
-_Handler = Callable[[bytes, _Patient, PseudonymKey, Roster], tuple[bytes, Verdict]]
-_HANDLERS: dict[str, _Handler] = {".txt": _note, ".dcm": _image, ".csv": _csv, ".edf": _edf}
-_STEMS = {".txt": "note", ".dcm": "image", ".csv": "ecg", ".edf": "ecg"}

@@ -31,6 +31,8 @@ _MONTHS = [
 ]
 # Digits that a phone, card, record or identity number has and no laboratory value does.
 LONG_NUMBER = 7
+# Characters that are scanned at a time: a list of a text's characters takes eight bytes for each.
+_PIECE = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +84,16 @@ def validate_text(
     """
     verdict = Verdict(len(original), len(redacted))
     output = _fold(redacted)
+    surfaces: Counter[str] = Counter()
+    kinds: dict[str, str] = {}
     for kind, surface in found:
-        count = verdict.phi_counts.setdefault(kind, {"original": 0, "redacted": 0})
-        count["original"] += 1
+        verdict.phi_counts.setdefault(kind, {"original": 0, "redacted": 0})["original"] += 1
         # One Latin word is no proof: it may also be an eponym or a word. Whole names are searched by the roster.
         if kind != "name" or " " in surface or not surface.isascii():
-            count["redacted"] += _left(surface, redacted)
+            surfaces[surface] += 1
+            kinds[surface] = kind
+    for surface, count in _left(surfaces, redacted).items():
+        verdict.phi_counts[kinds[surface]]["redacted"] += count * surfaces[surface]
     verdict.findings += _known(patient, redacted, output, roster)
     verdict.findings += Counter({"roster_name": sum(_contains_name(output, name) for name in roster.names)})
     verdict.findings += scan(redacted)
@@ -96,6 +102,24 @@ def validate_text(
 
 def scan(text: str) -> Counter[str]:
     """What stands in no clean text, by kind."""
+    found: Counter[str] = Counter()
+    for piece in _pieces(text):
+        found += _scan(piece)
+    return found
+
+
+def _pieces(text: str) -> Iterable[str]:
+    """A long text cut at line ends, at blanks where there are none, or anywhere."""
+    start = 0
+    while start < len(text):
+        end = start + _PIECE
+        if end < len(text):
+            end = next((at + 1 for mark in "\n。 ," if (at := text.rfind(mark, start + _PIECE // 2, end)) >= 0), end)
+        yield text[start:end]
+        start = end
+
+
+def _scan(text: str) -> Counter[str]:
     found: Counter[str] = Counter()
     folded = unicodedata.normalize("NFKC", text)
     for place, character in enumerate(folded):
@@ -148,8 +172,9 @@ def known_values(patient: Mapping[str, object]) -> list[str]:
 
 def _known(patient: Mapping[str, object], text: str, output: str, roster: Roster) -> Counter[str]:
     found: Counter[str] = Counter()
-    digits_out = "".join(character for character in output if character.isdigit())
-    squashed = "".join(filter(str.isalnum, output))
+    # In pieces: a join first makes a list of what it joins.
+    squashed = "".join("".join(filter(str.isalnum, piece)) for piece in _pieces(output))
+    digits_out = "".join("".join(filter(str.isdigit, piece)) for piece in _pieces(output))
     for value in known_values(patient):
         folded = _fold(value)
         alone = "".join(filter(str.isalnum, folded))
@@ -166,15 +191,21 @@ def _known(patient: Mapping[str, object], text: str, output: str, roster: Roster
     return +found
 
 
-def _left(surface: str, redacted: str) -> int:
-    """How often a replaced text still stands in the output; very short ones are no proof of anything."""
-    if len(surface) < (6 if surface.isascii() else 3):
-        return 0
-    return sum(
-        1
-        for place in _places(redacted, surface)
-        if not (surface.isascii() and (redacted[place - 1 : place] + redacted[place + len(surface) :][:1]).isalnum())
-    )
+def _left(surfaces: Iterable[str], redacted: str) -> Counter[str]:
+    """How often each replaced text still stands in the output, in one pass; very short ones prove nothing."""
+    wanted = {surface for surface in surfaces if len(surface) >= (6 if surface.isascii() else 3)}
+    lengths: dict[str, set[int]] = {}
+    for surface in wanted:
+        lengths.setdefault(surface[:3], set()).add(len(surface))
+    found: Counter[str] = Counter()
+    for place in range(len(redacted) if wanted else 0):
+        for length in lengths.get(redacted[place : place + 3], ()):
+            part = redacted[place : place + length]
+            if part not in wanted:
+                continue
+            around = redacted[max(0, place - 1) : place] + redacted[place + length : place + length + 1]
+            found[part] += not (part.isascii() and around.isalnum())
+    return +found
 
 
 def _places(text: str, part: str) -> Iterable[int]:

@@ -23,6 +23,7 @@ from curation.prepare.image import load_image
 from curation.prepare.note import clean_note
 from curation.prepare.run import RESULTS, RUN
 from curation.provenance import Origin, PreparedTree, Trusted, open_prepared, validated_tree
+from curation.room import room_at
 from medllm.errors import user_error
 from medllm.files import staged_directory, write_atomic
 from medllm.manifest import sha256_file, sign_manifest
@@ -76,7 +77,7 @@ def pack(
 
     Raises:
         UserError: `source` is unsigned, altered, unfinished, holds (or was made of) a file whose validation did not
-            pass, or no patient with a note.
+            pass, no patient with a note, or there is no room.
     """
     begin, packed = time.monotonic(), Packed()
     prepared = None
@@ -87,7 +88,7 @@ def pack(
     else:
         patients_dir = check_paths(source, destination, needs="patients")
         origin = validated_tree(source, trusted.deid)
-    with staged_directory(destination) as staging:
+    with room_at(destination), staged_directory(destination) as staging:
         samples = list(_studies(prepared, shape, packed) if prepared else _samples(patients_dir, shape, packed))
         splits = {"train": [], "heldout": []}  # type: dict[str, list[Sample]]
         for sample in samples:

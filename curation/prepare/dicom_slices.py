@@ -8,21 +8,19 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.pixels.utils import pixel_array
 
+from curation.dicom_bytes import RefusedError, read_within_limits
 from curation.prepare.reasons import VolumeError
 
 # Lossless transfer syntaxes and the decoder of each: one, named, so that the same file gives the same pixels anywhere.
@@ -49,9 +47,11 @@ _REGIONS = {
 }  # fmt: skip
 # A code and nothing that somebody wrote.
 _MODALITY = re.compile(r"[A-Z]{2,10}")
-_DEFLATED = b"1.2.840.10008.1.2.1.99"
-# PS3.10 7.1: preamble 128 bytes, prefix 4, then the group length element, whose value counts from its own end.
-_GROUP_LENGTH, _AFTER_GROUP_LENGTH = slice(140, 144), 144
+# Anything else that is wrong with a file makes it unreadable.
+_REASONS = {
+    **dict.fromkeys(("inflates_too_far", "too_many_elements", "header_too_large"), "too_large"),
+    "transfer_syntax_not_known": "syntax_not_lossless",
+}
 MAX_BYTES = 1 << 31
 MAX_VOXELS = 1 << 30
 
@@ -135,27 +135,15 @@ def _read(path: Path) -> Dataset:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise VolumeError("too_large")
-        data = path.read_bytes()
-        if _DEFLATED in data[:1024]:
-            _check_inflated(data)
-        return pydicom.dcmread(BytesIO(data))
+        return read_within_limits(path.read_bytes())
     except VolumeError:
         raise
     except MemoryError:
         raise VolumeError("too_large") from None
+    except RefusedError as error:
+        raise VolumeError(_REASONS.get(error.reason, "unreadable")) from None
     except Exception:
         raise VolumeError("unreadable") from None
-
-
-def _check_inflated(data: bytes) -> None:
-    """A few kilobytes may inflate to gigabytes: count them before the reader does it all in memory."""
-    start = _AFTER_GROUP_LENGTH + int.from_bytes(data[_GROUP_LENGTH], "little")
-    inflater, total, rest = zlib.decompressobj(-zlib.MAX_WBITS), 0, data[start:]
-    while rest and not inflater.eof:
-        total += len(inflater.decompress(rest, 1 << 20))
-        rest = inflater.unconsumed_tail
-        if total > MAX_BYTES:
-            raise VolumeError("too_large")
 
 
 def _decoder(dataset: Dataset) -> str:

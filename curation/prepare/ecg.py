@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from scipy.signal import resample_poly
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
+# Numbers of a text take ten times its bytes; twelve leads of an hour at 250 Hz are 100 MB. The filter that resamples
+# has twenty taps for each Hz, and pacemaker pulses are recorded at 100 kHz at most.
+_MAX_BYTES, _MAX_RATE_HZ = 1 << 28, 100_000
 _PER_MILLIVOLT = {"mv": 1.0, "uv": 1e-3, "v": 1e3}
 
 
@@ -20,8 +23,10 @@ def load_ecg(path: Path, rate_hz: int, samples: int) -> NDArray[np.float32]:
     Leads come in the standard order; one that is missing is zero.
 
     Raises:
-        ValueError: no rate, an unknown unit or unequal columns. The message holds nothing from the file.
+        ValueError: no rate, an unknown unit, unequal columns, or too large. The message holds nothing from the file.
     """
+    if path.stat().st_size > _MAX_BYTES:
+        raise ValueError("recording too large")
     lines = path.read_text(encoding="utf-8").splitlines()
     header: dict[str, str] = {}
     while lines and lines[0].startswith("#"):
@@ -34,7 +39,7 @@ def load_ecg(path: Path, rate_hz: int, samples: int) -> NDArray[np.float32]:
         values = np.array([line.split(",") for line in lines], np.float64) * scale
     except (KeyError, IndexError, ValueError):
         raise ValueError("no readable recording") from None
-    if values.ndim != 2 or values.shape[1] != len(names) or rate <= 0:
+    if values.ndim != 2 or values.shape[1] != len(names) or not 0 < rate <= _MAX_RATE_HZ:
         raise ValueError("no readable recording")
     return standard_leads(values, names, rate, rate_hz, samples)
 

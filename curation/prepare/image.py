@@ -6,36 +6,43 @@ Nothing is compressed with loss: values are resampled once, in float, and stored
 from __future__ import annotations
 
 import warnings
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from PIL import Image
+from pydicom.pixels.utils import pixel_array
+
+from curation.dicom_bytes import check_declared, read_within_limits
 
 # The scale of CT: air. Padding outside the scanned circle is set to it, or it would bleed into the resampled rim.
 _AIR_HU = -1024
 # Percentiles of the picture that become 0 and 65535: MR intensities have no unit.
 _LOW, _HIGH = 0.5, 99.5
+# Pixels. The picture is padded to a square, and one of 65535 x 1 would take 17 GB; mammograms have about 6000.
+_LONGEST_SIDE = 16_384
 
 
 def load_image(path: Path, size: int) -> tuple[NDArray[np.integer[Any]], str]:
-    """The (first) picture as [size, size] and its modality: int16 Hounsfield units for CT, else uint16.
+    """The picture (of several the middle one) as [size, size], and its modality: int16 Hounsfield units for CT, else
+    uint16.
 
     Raises:
-        ValueError: no picture in it, or one in colour. The message holds nothing from the file.
+        ValueError: no picture in it, one in colour, or one with a side above `_LONGEST_SIDE`. The message
+            holds nothing from the file.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            dataset = pydicom.dcmread(BytesIO(path.read_bytes()))
-            pixels = np.asarray(dataset.pixel_array, np.float32)
+            dataset = read_within_limits(path.read_bytes())
+            check_declared(dataset)
+            if max(int(dataset.Rows), int(dataset.Columns)) > _LONGEST_SIDE:
+                raise ValueError
+            frames = int(dataset.get("NumberOfFrames") or 1)
+            pixels = np.asarray(pixel_array(dataset, index=frames // 2 if frames > 1 else None), np.float32)
         except Exception:  # the library's messages quote the file
             raise ValueError("no readable picture") from None
-    if pixels.ndim == 3 and int(dataset.get("SamplesPerPixel", 1)) == 1:
-        pixels = pixels[len(pixels) // 2]
     if pixels.ndim != 2:
         raise ValueError("not a greyscale picture")
     modality = str(dataset.get("Modality", "OT"))

@@ -14,6 +14,7 @@ from curation.prepare.patient import Parameters, prepare_patient, tasks_of
 from curation.prepare.run import Summary, run
 from curation.prepare.workers import Executor, local_processes
 from curation.provenance import seal, validated_tree
+from curation.room import room_at
 from medllm.errors import user_error
 
 
@@ -34,8 +35,8 @@ def prepare_tree(
         executor: a process for each processor by default
 
     Raises:
-        UserError: `source` is unsigned, altered, no de-identified tree or one that did not pass, or see `run` and
-            `curation.provenance.seal`.
+        UserError: `source` is unsigned, altered, no de-identified tree or one that did not pass, there is no room, or
+            see `run` and `curation.provenance.seal`.
         OSError: a result cannot be written.
     """
     # Absolute: a worker may be on another machine, in another directory.
@@ -47,15 +48,16 @@ def prepare_tree(
         facts = {"samples": summary.done, "quarantined": summary.quarantined, "data_version": summary.data_version}
         seal(destination, source, origin, signer, {**facts, "parameters": parameters.as_json()})
 
-    return run(
-        list(tasks_of(patients)),
-        prepare_patient,
-        parameters.as_json(),
-        destination,
-        executor or local_processes(os.cpu_count() or 1),
-        progress,
-        sign,
-    )
+    with room_at(destination):
+        return run(
+            list(tasks_of(patients)),
+            prepare_patient,
+            parameters.as_json(),
+            destination,
+            executor or local_processes(os.cpu_count() or 1),
+            progress,
+            sign,
+        )
 
 
 def _checked(source: Path, destination: Path) -> Path:

@@ -12,13 +12,14 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO, StringIO
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from curation.dicom_bytes import read_within_limits
 from curation.prepare.ecg import LEADS
 from curation.prepare.reasons import WaveformError
 
@@ -137,6 +138,7 @@ def _check_amplitude(signal: NDArray[np.float32], limit: float) -> None:
 def _edf(path: Path, kind: Kind) -> Iterator[_Raw]:
     import edfio
 
+    _check_edf_length(path)
     edf = edfio.read_edf(path, lazy_load_data=True)
     if not edf.is_continuous:
         raise WaveformError("discontinuous")
@@ -144,6 +146,18 @@ def _edf(path: Path, kind: Kind) -> Iterator[_Raw]:
         if _standard(signal.label, kind):
             values = np.asarray(signal.data, np.float64)
             yield _Raw(signal.label, signal.physical_dimension, signal.sampling_frequency, values)
+
+
+def _check_edf_length(path: Path) -> None:
+    """The reader takes what there is of a file that was cut; here its records are as many as its header says."""
+    with path.open("rb") as stream:
+        main = stream.read(256)
+        signals = int(main[252:256])
+        # Of each signal 216 bytes come before its samples a record, of 8 bytes.
+        fields = stream.read(224 * signals)[216 * signals :]
+    record = 2 * sum(int(fields[place : place + 8]) for place in range(0, 8 * signals, 8))
+    if int(main[184:192]) + int(main[236:244]) * record != path.stat().st_size:
+        raise WaveformError("unreadable")
 
 
 def _wfdb(path: Path, kind: Kind) -> Iterator[_Raw]:
@@ -155,6 +169,12 @@ def _wfdb(path: Path, kind: Kind) -> Iterator[_Raw]:
         if Path(name).name != name or (path.parent / name).is_symlink():
             raise WaveformError("unsafe_path")
     _check_size([path.parent / name for name in (getattr(header, "file_name", None) or ())])
+    files = {path.parent / name for name in (getattr(header, "file_name", None) or ())}
+    samples = int(header.sig_len or 0) * int(header.n_sig or 0)
+    # The reader allocates what the header says. A sample takes a byte or more, but in FLAC (formats 508 to 524).
+    compressed = any(str(code).startswith("5") for code in (getattr(header, "fmt", None) or ()))
+    if samples > MAX_BYTES or (files and not compressed and samples > sum(file.stat().st_size for file in files)):
+        raise WaveformError("too_large")
     record = wfdb.rdrecord(str(path.with_suffix("")))
     if record.p_signal is None:
         raise WaveformError("empty")
@@ -185,9 +205,7 @@ def _csv(path: Path, kind: Kind) -> Iterator[_Raw]:
 
 def _dicom(path: Path, kind: Kind) -> Iterator[_Raw]:
     """The first multiplex group: the recording itself (a second one holds median beats)."""
-    import pydicom
-
-    dataset = pydicom.dcmread(BytesIO(path.read_bytes()))
+    dataset = read_within_limits(path.read_bytes())
     if not dataset.get("WaveformSequence"):
         raise WaveformError("empty")
     group = dataset.WaveformSequence[0]

@@ -301,6 +301,10 @@ def test_a_failure_quotes_no_patient(tmp_path: Path) -> None:
     result = medllm(tmp_path, "deid", raw, tmp_path / "clean", "--json")
     assert result.returncode == 0
     facts = json.loads(result.stdout)
-    assert facts["quarantine_reasons"] == {"not_a_number_among_samples": 1, "unreadable": 2}
+    assert facts["quarantine_reasons"] == {
+        "encoding_not_known": 1,
+        "not_a_number_among_samples": 1,
+        "not_dicom": 1,
+    }
     assert not any(secret in result.stdout + result.stderr for secret in SECRETS)
     assert (tmp_path / "state/medllm-cluster/keys/pseudonym.key").stat().st_mode & 0o777 == 0o600

@@ -28,7 +28,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from curation.prepare import dicom_slices
+from curation import dicom_bytes
 from curation.prepare.reasons import VolumeError
 from curation.prepare.views import SOFT_TISSUE, WHOLE, Window, resample, shown, thumbnail
 from curation.prepare.volume import AIR_HU, Volume, load_volume
@@ -207,7 +207,7 @@ def test_a_file_that_inflates_beyond_the_limit_is_refused(tmp_path: Path, monkey
     head = written[: 144 + int.from_bytes(written[140:144], "little")]
     bomb = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     (tmp_path / "a.dcm").write_bytes(head + bomb.compress(bytes(8 << 20)) + bomb.flush())
-    monkeypatch.setattr(dicom_slices, "MAX_BYTES", 4 << 20)
+    monkeypatch.setattr(dicom_bytes, "MAX_INFLATED", 4 << 20)
     assert (tmp_path / "a.dcm").stat().st_size < 1 << 16
     assert _reason([tmp_path / "a.dcm"]) == "too_large"
 
