@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -71,9 +71,9 @@ def fonts(folders: tuple[Path, ...]) -> dict[str, list[Path]]:
     return {"latin": latin, "han": [path for path in found if _has_han(path)]}
 
 
-def make(seed: int, number: int, faces: dict[str, list[Path]], *, text: bool) -> Iterator[Picture]:
-    """`number` pictures; backgrounds and styles take turns, the rest is drawn by lot."""
-    for index in range(number):
+def make(seed: int, numbers: Iterable[int], faces: dict[str, list[Path]], *, text: bool) -> Iterator[Picture]:
+    """The pictures of these numbers; backgrounds and styles take turns, the rest is drawn by lot."""
+    for index in numbers:
         random = Random(f"{seed}-{text}-{index}")
         background = BACKGROUNDS[index % len(BACKGROUNDS)]
         style = STYLES[index // len(BACKGROUNDS) % len(STYLES)] if text else "clean"

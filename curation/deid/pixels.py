@@ -8,6 +8,7 @@ means, and what it doubts is held back.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -31,7 +32,9 @@ _PIXEL_SCORE, _BOX_SCORE = 0.2, 0.3
 # The shorter side is scaled up to this; the model was trained with 736 and finds letters of about 10 px and more.
 _SHORT_SIDE, _LONG_SIDE = 736, 4096
 # Around a found box, in parts of its shorter side, and in pixels: accents, soft edges.
-_RIM, _RIM_PIXELS = 0.2, 2
+_RIM, _RIM_PIXELS = 0.35, 2
+# More than this share of a picture is no writing: noise was taken for it, and what is left is of no use.
+_MOST = 0.5
 _MAX_BYTES = 1 << 31  # of decoded pixels; a longer recording is held back, not half read
 
 
@@ -58,7 +61,7 @@ def check_installed() -> None:
         _engine()
     except ImportError:
         raise user_error(
-            "blanking needs the text detector, which is not installed", "install the extra 'curate'", where="rapidocr"
+            "blanking needs the text detector, which is not installed", "install the extra 'curate'", key="rapidocr"
         ) from None
 
 
@@ -103,15 +106,38 @@ def blank_text(dataset: Dataset) -> int:
         PixelsError: no picture that can be examined or written here.
     """
     pixels = decode(dataset)
+    # One mask for all frames: text that blinks, or is dim in one frame, is covered in each.
     boxes = sorted({box for frame in pixels for box in text_boxes(frame)})
-    outside = _outside_regions(dataset, pixels.shape[1:3])
-    if boxes or outside.any():
-        # One mask for all frames: text that blinks, or is dim in one frame, is covered in each.
-        for box in boxes:
-            outside[box.top : box.bottom, box.left : box.right] = True
-        _store(dataset, _blanked(pixels, outside))
+    text = mask_of(boxes, pixels.shape[1:3])
+    if too_much(text):
+        raise PixelsError("pixels_mostly_like_text")
+    text |= _outside_regions(dataset, pixels.shape[1:3])
+    if text.any():
+        _store(dataset, blanked(pixels, text))
     dataset.BurnedInAnnotation = "NO"
     return len(boxes)
+
+
+def mask_of(boxes: Iterable[Box], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """[rows, columns], true inside the boxes."""
+    mask = np.zeros(shape, bool)
+    for box in boxes:
+        mask[box.top : box.bottom, box.left : box.right] = True
+    return mask
+
+
+def too_much(text: NDArray[np.bool_]) -> bool:
+    """Whether blanking would leave no picture worth keeping."""
+    return float(text.mean()) > _MOST
+
+
+def blanked(pixels: Pixels, mask: NDArray[np.bool_]) -> Pixels:
+    """A copy with the picture's most frequent value, its background, where `mask` says."""
+    flat = pixels[0].reshape(-1, *pixels.shape[3:])
+    values, counts = np.unique(flat, axis=0, return_counts=True)
+    blank = pixels.copy()
+    blank[:, mask] = values[counts.argmax()]
+    return blank
 
 
 @cache
@@ -125,6 +151,7 @@ def _engine() -> Any:
             "Global.use_rec": False,
             "Global.log_level": "critical",
             "Global.max_side_len": _LONG_SIDE,
+            "EngineConfig.onnxruntime.intra_op_num_threads": 1,  # more threads wait busily for each other
             "Det.model_path": str(model),  # named, so that the library never looks for another
             "Det.thresh": _PIXEL_SCORE,
             "Det.box_thresh": _BOX_SCORE,
@@ -175,15 +202,6 @@ def _outside_regions(dataset: Dataset, shape: tuple[int, ...]) -> NDArray[np.boo
             left, top, right, bottom = bounds
             outside[top : bottom + 1, left : right + 1] = False
     return outside if not outside.all() else np.zeros(shape, bool)
-
-
-def _blanked(pixels: Pixels, mask: NDArray[np.bool_]) -> Pixels:
-    """A copy with the picture's most frequent value, its background, where `mask` says."""
-    flat = pixels[0].reshape(-1, *pixels.shape[3:])
-    values, counts = np.unique(flat, axis=0, return_counts=True)
-    blank = pixels.copy()
-    blank[:, mask] = values[counts.argmax()]
-    return blank
 
 
 def _store(dataset: Dataset, pixels: Pixels) -> None:
