@@ -56,7 +56,17 @@ def sample(destination: Path, as_json: Json = False) -> None:
 
 
 @app.command()
-def deid(source: Path, destination: Path, as_json: Json = False) -> None:
+def deid(
+    source: Path,
+    destination: Path,
+    blank_pixels: Annotated[
+        bool,
+        typer.Option(
+            "--blank-pixels", help="Blank text in pictures that may show some, not hold them back. Misses some."
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """De-identify a raw tree and validate the result; what does not pass is held back, with a reason.
 
     Exit code 0 also when files were held back: none of them is in DESTINATION, each still is in SOURCE.
@@ -66,7 +76,7 @@ def deid(source: Path, destination: Path, as_json: Json = False) -> None:
 
     pseudonyms, signer = load_pseudonym_key(), load_or_create_private_key(_deid_key())
     try:
-        done = deidentify_tree(source, destination, pseudonyms, signer)
+        done = deidentify_tree(source, destination, pseudonyms, signer, blank_pixels=blank_pixels)
     except (UserError, OSError):
         raise  # made without the patients' data
     except Exception as error:  # any other message may quote them, and so may a traceback

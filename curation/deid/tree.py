@@ -14,12 +14,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from curation.deid import dicom
+from curation.deid import dicom, pixels
 from curation.deid.dicom import UnsafeError
 from curation.deid.keys import PseudonymKey
 from curation.deid.recordings import clean_csv, clean_edf
@@ -74,14 +75,21 @@ class _Patient:
         return {**dict(_flat(self.meta.get("patient", {}), "")), "patient_id": self.identifier}
 
 
-def deidentify_tree(source: Path, destination: Path, key: PseudonymKey, signer: Ed25519PrivateKey) -> Summary:
+def deidentify_tree(
+    source: Path, destination: Path, key: PseudonymKey, signer: Ed25519PrivateKey, *, blank_pixels: bool = False
+) -> Summary:
     """De-identify `source` into `destination`, which appears whole or not at all.
 
+    Args:
+        blank_pixels: blank text in pictures that may show some, instead of holding them back
+
     Raises:
-        UserError: no such tree, or a destination that is not ours to replace.
+        UserError: no such tree, a destination that is not ours to replace, or no detector to blank with.
     """
     begin = time.monotonic()
     _quiet()
+    if blank_pixels:
+        pixels.check_installed()
     patients_dir = check_paths(source, destination, needs="patients")
     summary = Summary()
     report: list[dict[str, Any]] = []
@@ -90,7 +98,7 @@ def deidentify_tree(source: Path, destination: Path, key: PseudonymKey, signer: 
             patients = list(_patients(patients_dir, key, report))
             roster = _roster(patients)
             for patient in patients:
-                report += _patient(patient, staging, key, roster, summary)
+                report += _patient(patient, staging, key, roster, summary, _handlers(blank_pixels))
             summary.patients = len(patients)
             for entry in report:
                 if entry["validation_passed"]:
@@ -212,14 +220,19 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _patient(
-    patient: _Patient, staging: Path, key: PseudonymKey, roster: Roster, summary: Summary
+    patient: _Patient,
+    staging: Path,
+    key: PseudonymKey,
+    roster: Roster,
+    summary: Summary,
+    handlers: dict[str, _Handler],
 ) -> Iterator[dict[str, Any]]:
     numbers: Counter[str] = Counter()
     target = staging / "patients" / patient.pseudonym
     for path in _files(patient.folder):
         if path.name == "meta.json" and path.parent == patient.folder and not path.is_symlink():
             continue
-        handler = _HANDLERS.get(path.suffix.lower())
+        handler = handlers.get(path.suffix.lower())
         if path.is_symlink():
             yield _held(patient.pseudonym, key.digest(path.name), "symbolic_link")
             continue
@@ -283,12 +296,19 @@ def _note(data: bytes, patient: _Patient, _key: PseudonymKey, roster: Roster) ->
     return result.text.encode(), validate_text(text, result.text, found, patient.record, roster)
 
 
-def _image(data: bytes, patient: _Patient, key: PseudonymKey, _roster: Roster) -> tuple[bytes, Verdict]:
-    dataset, _ = dicom.deidentify(dicom.read(data), key, patient.identifier)
+def _image(
+    data: bytes, patient: _Patient, key: PseudonymKey, _roster: Roster, *, blank_pixels: bool = False
+) -> tuple[bytes, Verdict]:
+    dataset, counts = dicom.deidentify(dicom.read(data), key, patient.identifier, blank_pixels=blank_pixels)
     written = dicom.write(dataset)
-    return written, validate_dicom(
+    verdict = validate_dicom(
         dicom.read(data), len(data), dicom.read(written), written, patient.record, patient.pseudonym
     )
+    if "blanked" in counts:
+        verdict.phi_counts["text_in_pixels"] = {
+            "original": counts["blanked"], "redacted": verdict.findings["text_in_pixels"],
+        }  # fmt: skip
+    return written, verdict
 
 
 def _csv(data: bytes, patient: _Patient, _key: PseudonymKey, _roster: Roster) -> tuple[bytes, Verdict]:
@@ -313,5 +333,10 @@ def _recording(data: bytes, output: bytes, head: bytes, dropped: int, patient: _
 
 
 _Handler = Callable[[bytes, _Patient, PseudonymKey, Roster], tuple[bytes, Verdict]]
-_HANDLERS: dict[str, _Handler] = {".txt": _note, ".dcm": _image, ".csv": _csv, ".edf": _edf}
+
+
+def _handlers(blank_pixels: bool) -> dict[str, _Handler]:
+    return {".txt": _note, ".dcm": partial(_image, blank_pixels=blank_pixels), ".csv": _csv, ".edf": _edf}
+
+
 _STEMS = {".txt": "note", ".dcm": "image", ".csv": "ecg", ".edf": "ecg"}

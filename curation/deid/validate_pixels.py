@@ -6,10 +6,14 @@ Each of these is measured: strokes by a top-hat (Meyer 1978), components by 8-co
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.pixels import apply_color_lut, pixel_array
 from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -28,6 +32,36 @@ _MIN_GLYPHS, _MIN_PARTS = 4, 3
 _MAX_COMPONENTS = 40_000
 # How much may differ, of the contrast: the glyphs' brightness, the background; of the height: the base or top lines.
 _ALIKE, _CALM, _LINED = 0.1, 0.2, 0.16
+
+
+def judge_pixels(original: Dataset, output: Dataset) -> Counter[str]:
+    """Findings of a picture whose text was blanked.
+
+    `text_in_pixels`: frames where rows of letters seem left; `pixels_changed`: something else than one value was
+    written, or the frames differ in form.
+
+    Raises:
+        Exception: any of the decoders', whose messages may quote the file
+    """
+    before, after = _frames(original), _frames(output)
+    if before.shape != after.shape:
+        return Counter({"pixels_changed": 1})
+    written = after[(before != after).any(axis=3)]
+    return Counter(
+        text_in_pixels=sum(rows_left(frame) > 0 for frame in after),
+        pixels_changed=int(len(written) > 0 and bool((written != written[0]).any())),
+    )
+
+
+def _frames(dataset: Dataset) -> NDArray[np.generic]:
+    """[frames, rows, columns, 1 or 3]"""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pixels = pixel_array(dataset)
+        if dataset.PhotometricInterpretation == "PALETTE COLOR":
+            pixels = apply_color_lut(pixels, dataset)
+    shape = (int(dataset.get("NumberOfFrames") or 1), int(dataset.Rows), int(dataset.Columns), -1)
+    return np.asarray(pixels.reshape(shape))
 
 
 def rows_left(frame: NDArray[np.generic]) -> int:
