@@ -33,6 +33,8 @@ _PIXEL_SCORE, _BOX_SCORE = 0.2, 0.3
 _SHORT_SIDE, _LONG_SIDE = 736, 4096
 # Around a found box, in parts of its shorter side, and in pixels: accents, soft edges.
 _RIM, _RIM_PIXELS = 0.35, 2
+# A higher box (of its shorter side, in pixels) is a patch of noise or an organ: letters of an overlay are smaller.
+_MAX_HEIGHT = 128
 # More than this share of a picture is no writing: noise was taken for it, and what is left is of no use.
 _MOST = 0.5
 _MAX_BYTES = 1 << 31  # of decoded pixels; a longer recording is held back, not half read
@@ -92,7 +94,9 @@ def text_boxes(frame: Pixels) -> list[Box]:
     boxes: list[Box] = []
     for view in _views(frame):
         found = _engine()(view, use_det=True, use_cls=False, use_rec=False).boxes
-        boxes += [_grown(corners, shape) for corners in (() if found is None else found)]
+        boxes += [
+            _grown(corners, shape) for corners in (() if found is None else found) if _height(corners) <= _MAX_HEIGHT
+        ]
     return sorted(set(boxes))
 
 
@@ -180,11 +184,16 @@ def _views(frame: Pixels) -> list[NDArray[np.uint8]]:
     return views
 
 
+def _height(corners: NDArray[np.float32]) -> float:
+    """The shorter side of the upright box around a found quadrangle, in pixels."""
+    return float((corners.max(axis=0) - corners.min(axis=0)).min())
+
+
 def _grown(corners: NDArray[np.float32], shape: tuple[int, ...]) -> Box:
     """The upright box around a found quadrangle, with a rim, inside the picture."""
     left, top = corners.min(axis=0)
     right, bottom = corners.max(axis=0)
-    rim = _RIM_PIXELS + _RIM * float(min(right - left, bottom - top))
+    rim = _RIM_PIXELS + _RIM * _height(corners)
     return Box(
         max(0, int(top - rim)),
         max(0, int(left - rim)),
