@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -26,6 +27,7 @@ from medllm.files import write_atomic
 
 COVERED = 0.95
 RESULT = Path("benchmarks/results/deid-pixels.json")
+_PARTS = 20
 _FONTS = Path("/usr/share/fonts")
 
 
@@ -108,11 +110,11 @@ def _mean(values: Iterable[float]) -> float | None:
     return round(sum(found) / len(found), 4) if found else None
 
 
-def _part(number: int, arguments: argparse.Namespace) -> list[Outcome]:
-    """Every `processes`-th picture, from the `number`-th."""
-    faces, outcomes = fonts(tuple(arguments.fonts)), []
+def _part(number: int, arguments: argparse.Namespace, faces: dict[str, list[Path]]) -> list[Outcome]:
+    """One part of `_PARTS` of the pictures, from the `number`-th on."""
+    outcomes = []
     for text, count in ((True, arguments.texts), (False, arguments.clean)):
-        chosen = range(number, count, arguments.processes)
+        chosen = range(number, count, _PARTS)
         outcomes += [examine(picture) for picture in make(arguments.seed, chosen, faces, text=text)]
     return outcomes
 
@@ -120,8 +122,8 @@ def _part(number: int, arguments: argparse.Namespace) -> list[Outcome]:
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.deid.pixels", description=__doc__)
-    parser.add_argument("--texts", type=int, default=320, help="pictures with text")
-    parser.add_argument("--clean", type=int, default=112, help="pictures without")
+    parser.add_argument("--texts", type=int, default=304, help="pictures with text")
+    parser.add_argument("--clean", type=int, default=104, help="pictures without")
     parser.add_argument("--seed", type=int, default=20261123)
     parser.add_argument("--fonts", type=Path, action="append", help="folder with fonts, besides the system's")
     parser.add_argument("--processes", type=int, default=1)
@@ -133,7 +135,10 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
     with get_context("spawn").Pool(arguments.processes) as pool:
-        parts = pool.map(partial(_part, arguments=arguments), range(arguments.processes), chunksize=1)
+        parts = []
+        for part in pool.imap(partial(_part, arguments=arguments, faces=faces), range(_PARTS)):
+            parts.append(part)
+            print(f"{len(parts)} of {_PARTS} parts", file=sys.stderr, flush=True)
     result = {
         "seed": arguments.seed,
         "fonts": {script: len(paths) for script, paths in faces.items()},

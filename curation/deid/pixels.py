@@ -29,10 +29,12 @@ CLEAN_PIXELS: Final = ("113101", "Clean Pixel Data Option")
 _MODEL = "PP-OCRv6_det_small.onnx"
 # Below the library's 0.3 and 0.5: a box too many costs some pixels, one too few a name.
 _PIXEL_SCORE, _BOX_SCORE = 0.2, 0.3
-# The shorter side is scaled up to this; the model was trained with 736 and finds letters of about 10 px and more.
-_SHORT_SIDE, _LONG_SIDE = 736, 4096
-# Around a found box, in parts of its shorter side, and in pixels: accents, soft edges.
-_RIM, _RIM_PIXELS = 0.35, 2
+# The shorter side is scaled up to each of these (the library's own is 736): small letters are found in the large view,
+# letters on speckle in the small one.
+_SHORT_SIDES, _LONG_SIDE = (480, 736, 1100), 4096
+# Around a found box, in parts of its shorter side: accents, soft edges; and at the ends of a line, which the detector
+# often cuts in noise. Chosen on seed 7 of `benchmarks.deid.pictures`, as are the scales.
+_RIM, _END, _RIM_PIXELS = 0.4, 2.0, 2
 # A higher box (of its shorter side, in pixels) is a patch of noise or an organ: letters of an overlay are smaller.
 _MAX_HEIGHT = 128
 # More than this share of a picture is no writing: noise was taken for it, and what is left is of no use.
@@ -60,7 +62,7 @@ class PixelsError(Exception):
 def check_installed() -> None:
     """Raise `UserError` unless the finder can be used, so that a run does not begin in vain."""
     try:
-        _engine()
+        _engine(_SHORT_SIDES[0])
     except ImportError:
         raise user_error(
             "blanking needs the text detector, which is not installed", "install the extra 'curate'", key="rapidocr"
@@ -90,14 +92,14 @@ def decode(dataset: Dataset) -> Pixels:
 
 def text_boxes(frame: Pixels) -> list[Box]:
     """Where text may stand in one frame, [rows, columns] or [rows, columns, 3] of any number type."""
-    shape = frame.shape
-    boxes: list[Box] = []
+    boxes: set[Box] = set()
     for view in _views(frame):
-        found = _engine()(view, use_det=True, use_cls=False, use_rec=False).boxes
-        boxes += [
-            _grown(corners, shape) for corners in (() if found is None else found) if _height(corners) <= _MAX_HEIGHT
-        ]
-    return sorted(set(boxes))
+        for side in _SHORT_SIDES:
+            found = _engine(side)(view, use_det=True, use_cls=False, use_rec=False).boxes
+            for corners in () if found is None else found:
+                if _height(corners) <= _MAX_HEIGHT:
+                    boxes.add(_grown(corners, frame.shape))
+    return sorted(boxes)
 
 
 def blank_text(dataset: Dataset) -> int:
@@ -145,7 +147,7 @@ def blanked(pixels: Pixels, mask: NDArray[np.bool_]) -> Pixels:
 
 
 @cache
-def _engine() -> Any:
+def _engine(short_side: int) -> Any:
     import rapidocr
 
     model = Path(rapidocr.__file__).parent / "models" / _MODEL
@@ -159,7 +161,7 @@ def _engine() -> Any:
             "Det.model_path": str(model),  # named, so that the library never looks for another
             "Det.thresh": _PIXEL_SCORE,
             "Det.box_thresh": _BOX_SCORE,
-            "Det.limit_side_len": _SHORT_SIDE,
+            "Det.limit_side_len": short_side,
         }
     )
 
@@ -191,14 +193,16 @@ def _height(corners: NDArray[np.float32]) -> float:
 
 def _grown(corners: NDArray[np.float32], shape: tuple[int, ...]) -> Box:
     """The upright box around a found quadrangle, with a rim, inside the picture."""
-    left, top = corners.min(axis=0)
-    right, bottom = corners.max(axis=0)
-    rim = _RIM_PIXELS + _RIM * _height(corners)
+    left, top = (float(edge) for edge in corners.min(axis=0))
+    right, bottom = (float(edge) for edge in corners.max(axis=0))
+    wide, tall, height = right - left, bottom - top, _height(corners)
+    across = _RIM_PIXELS + height * (_END if wide >= 2 * tall else _RIM)
+    down = _RIM_PIXELS + height * (_END if tall >= 2 * wide else _RIM)
     return Box(
-        max(0, int(top - rim)),
-        max(0, int(left - rim)),
-        min(shape[0], int(np.ceil(bottom + rim))),
-        min(shape[1], int(np.ceil(right + rim))),
+        max(0, int(top - down)),
+        max(0, int(left - across)),
+        min(shape[0], int(np.ceil(bottom + down))),
+        min(shape[1], int(np.ceil(right + across))),
     )
 
 
