@@ -14,6 +14,8 @@ import pydicom
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from pydicom.data import get_testdata_file
+from pydicom.pixels.processing import apply_color_lut
+from pydicom.pixels.utils import pixel_array
 from scipy import ndimage
 
 Frame = NDArray[np.uint8]
@@ -98,11 +100,12 @@ def _has_han(path: Path) -> bool:
 def _shipped(name: str) -> Frame:
     """A picture of pydicom, on 0 to 255."""
     dataset = pydicom.dcmread(str(get_testdata_file(name, download=False)))
-    pixels = pydicom.pixels.pixel_array(dataset, index=0)
+    pixels = pixel_array(dataset, index=0)
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
-        pixels = pydicom.pixels.apply_color_lut(pixels, dataset)
+        pixels = apply_color_lut(pixels, dataset)
     low, high = np.percentile(pixels, (0.5, 99.5))
-    return (np.clip((pixels - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+    scaled = np.clip((pixels - low) / (high - low), 0, 1) * 255
+    return np.asarray(scaled, np.uint8)
 
 
 def _background(kind: str, random: Random) -> Frame:
@@ -131,7 +134,7 @@ def _speckle(rows: int, columns: int, random: Random) -> Frame:
     down, across = np.mgrid[0:rows, 0:columns]
     across = across - columns / 2
     sector = np.abs(across) < (down + rows * 0.15) * random.uniform(0.6, 1.2)
-    return np.clip(echo * sector * (1.2 - down / rows), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(echo * sector * (1.2 - down / rows), 0, 255), np.uint8)
 
 
 def _draw_graphics(image: Image.Image, random: Random) -> None:

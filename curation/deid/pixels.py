@@ -16,7 +16,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.pixels import apply_color_lut, pixel_array, set_pixel_data
+from pydicom.pixels.processing import apply_color_lut
+from pydicom.pixels.utils import pixel_array, set_pixel_data
 from pydicom.uid import ExplicitVRBigEndian
 
 from medllm.errors import user_error

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
-from pydicom.pixels import pixel_array, set_pixel_data
+from pydicom.pixels.utils import pixel_array, set_pixel_data
 from pydicom.sequence import Sequence
 
 from curation.deid import dicom, pixels
