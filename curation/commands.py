@@ -83,6 +83,12 @@ def deid(
         typer.Option(help="Share of notes with a miss that a review accepts; sample 3/limit."),
     ] = LIMIT,
     review_seed: Annotated[int, typer.Option(help="Another seed draws another sample for the review.")] = 0,
+    blank_pixels: Annotated[
+        bool,
+        typer.Option(
+            "--blank-pixels", help="Blank text in pictures that may show some, not hold them back. Misses some."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """De-identify a raw tree and validate the result; what does not pass is held back, with a reason.
@@ -101,7 +107,7 @@ def deid(
     table = Table(reid_table, load_recipient(reid_key)) if reid_table and reid_key else None
     pseudonyms, signer = load_pseudonym_key(), load_or_create_private_key(_deid_key())
     try:
-        done = deidentify_tree(source, destination, pseudonyms, signer, table, sampling)
+        done = deidentify_tree(source, destination, pseudonyms, signer, table, sampling, blank_pixels=blank_pixels)
     except (UserError, OSError):
         raise  # made without the patients' data
     except Exception as error:  # any other message may quote them, and so may a traceback

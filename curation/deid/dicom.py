@@ -2,7 +2,8 @@
 
 Profile: Basic Application Level Confidentiality with the options Retain Longitudinal Temporal Information with Modified
 Dates and Clean Descriptors. UIDs are keyed, dates shifted, private elements removed, sequences cleaned item by item.
-Pixels are not changed: what may show text in its pixels is refused, for a person to look at.
+Pixels are not changed: what may show text in its pixels is refused, for a person to look at. Only an operator who asks
+for it gets the option Clean Pixel Data (`pixels`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 
+from curation.deid import pixels
 from curation.deid.keys import PseudonymKey, shift_dicom_date
 from curation.deid.text import redact
 from curation.deid.unsafe import UnsafeError as UnsafeError
@@ -47,7 +49,8 @@ _FORMS: Final = {
 }
 # Kinds of images that often carry text in their pixels (ultrasound, screenshots, scanned paper, photographs).
 _RISKY_MODALITIES = frozenset({"US", "IVUS", "SC", "OT", "XC", "ES", "GM", "DOC", "OP", "RF", "XA", "ECG", "HD"})
-_RISKY_TYPES = frozenset({"SCREEN SAVE", "SCREENSHOT", "SCREEN"})
+# Words in ImageType of screens, dose reports, protocol pages and scouts (makers' conformance statements; CS values).
+_RISKY_WORDS: Final = ("SCREEN", "DOSE", "PROT", "REPORT", "LOCALIZER", "SCOUT", "TOPOGRAM", "SURVIEW")
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # and its multi-frame forms .1 to .4
 
 config.settings.reading_validation_mode = config.IGNORE
@@ -108,32 +111,58 @@ def instance_and_study(dataset: Dataset) -> tuple[str, ...]:
 def check_pixels(dataset: Dataset) -> None:
     """Raise `UnsafeError` when the pixels may show text, so that a person has to look."""
     flag = str(dataset.get("BurnedInAnnotation", "")).upper()
-    types = {str(value).upper() for value in dataset.get("ImageType", None) or ()}
     if flag == "YES":
         raise UnsafeError("burned_in_annotation")
-    risky = str(dataset.get("Modality", "")).upper() in _RISKY_MODALITIES or bool(types & _RISKY_TYPES)
-    if flag != "NO" and (risky or str(dataset.get("SOPClassUID", "")).startswith(_SECONDARY_CAPTURE)):
+    if flag != "NO" and _is_risky(dataset):
         raise UnsafeError("pixels_may_show_text")
 
 
-def deidentify(dataset: Dataset, key: PseudonymKey, patient: str) -> tuple[Dataset, dict[str, int]]:
+def _is_risky(dataset: Dataset) -> bool:
+    """Whether such pictures often carry text, whatever the file states."""
+    image_type = dataset.get("ImageType", None) or ()
+    types = " ".join([image_type] if isinstance(image_type, str) else map(str, image_type)).upper()
+    return (
+        str(dataset.get("Modality", "")).upper() in _RISKY_MODALITIES
+        or any(word in types for word in _RISKY_WORDS)
+        or str(dataset.get("SOPClassUID", "")).startswith(_SECONDARY_CAPTURE)
+    )
+
+
+def _blank(dataset: Dataset) -> int | None:
+    """Blank the text of a picture that may show some; returns how many places, None when it need not be examined."""
+    if str(dataset.get("BurnedInAnnotation", "")).upper() != "YES" and not _is_risky(dataset):
+        return None
+    try:
+        return pixels.blank_text(dataset)
+    except pixels.PixelsError as problem:
+        raise UnsafeError(problem.reason) from None
+
+
+def deidentify(
+    dataset: Dataset, key: PseudonymKey, patient: str, *, blank_pixels: bool = False
+) -> tuple[Dataset, dict[str, int]]:
     """Clean `dataset` in place for the patient with the identifier `patient`; also count what was done to how many.
+
+    Args:
+        blank_pixels: blank what may be text in the pixels, instead of refusing pictures that may show some
 
     Raises:
         UnsafeError: its pixels may show text, or it is not an image of this profile.
     """
+    blanked = _blank(dataset) if blank_pixels else None
     check_pixels(dataset)
+    codes = METHOD_CODES if blanked is None else (pixels.CLEAN_PIXELS, *METHOD_CODES)
     days, counts = key.shift_days(patient), {"removed": 0, "emptied": 0, "replaced": 0, "uid": 0, "date": 0, "text": 0}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         _clean(dataset, key, days, counts)
         dataset.PatientID = dataset.PatientName = key.patient(patient)
         dataset.PatientIdentityRemoved = "YES"
-        dataset.DeidentificationMethod = METHOD
-        dataset.DeidentificationMethodCodeSequence = Sequence([_code(*code) for code in METHOD_CODES])
+        dataset.DeidentificationMethod = METHOD if blanked is None else f"{METHOD}, clean pixels"
+        dataset.DeidentificationMethodCodeSequence = Sequence([_code(*code) for code in codes])
         dataset.LongitudinalTemporalInformationModified = "MODIFIED"
         _new_file_meta(dataset)
-    return dataset, counts
+    return dataset, counts if blanked is None else {**counts, "blanked": blanked}
 
 
 def write(dataset: Dataset) -> bytes:

@@ -84,6 +84,7 @@ class Run:
     key: PseudonymKey
     roster: Roster
     seen: Seen
+    blank_pixels: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +123,15 @@ def _image(given: Given, patient: Patient, run: Run) -> Cleaned:
     original = dicom.read(given.data)
     # Under the patient's own name and study: a UID that two folders hold is looked at when all are known.
     run.seen.add(patient.pseudonym, given.name, dicom.instance_and_study(original))
-    dataset, _ = dicom.deidentify(original, run.key, patient.identifier)
+    dataset, counts = dicom.deidentify(original, run.key, patient.identifier, blank_pixels=run.blank_pixels)
     written = dicom.write(dataset)
     verdict = validate_dicom(
         dicom.read(given.data), len(given.data), dicom.read(written), written, patient.record, patient.pseudonym
     )
+    if "blanked" in counts:
+        verdict.phi_counts["text_in_pixels"] = {
+            "original": counts["blanked"], "redacted": verdict.findings["text_in_pixels"],
+        }  # fmt: skip
     return Cleaned(written, verdict)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from curation.deid import pixels
 from curation.deid.decode import decode_note
 from curation.deid.handlers import HANDLERS, STEMS, Given, Patient, Run, Seen
 from curation.deid.intake import check_plain, files_below, read_plain
@@ -74,16 +75,19 @@ def deidentify_tree(
     signer: Ed25519PrivateKey,
     table: Table | None = None,
     sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
+    *,
+    blank_pixels: bool = False,
 ) -> Summary:
     """De-identify `source` into `destination`, which appears whole or not at all.
 
     Args:
         table: gets who is who, before the destination appears: nobody is published who can't be found again
         sampling: how the notes that a person will read are drawn
+        blank_pixels: blank text in pictures that may show some, instead of holding them back
 
     Raises:
-        UserError: no such tree, a destination that is not ours to replace, no room for it, or a table that can't be
-            extended.
+        UserError: no such tree, a destination that is not ours to replace, no room for it, a table that can't be
+            extended, or no detector to blank with.
         OSError: the destination or the table cannot be written.
     """
     begin = time.monotonic()
@@ -91,13 +95,15 @@ def deidentify_tree(
     patients_dir = check_paths(source, destination, needs="patients")
     if table:
         table.check(source, destination)
+    if blank_pixels:
+        pixels.check_installed()
     summary = Summary()
     report: list[dict[str, Any]] = []
     try:
         with room_at(destination), staged_directory(destination) as staging:
             patients = list(_patients(patients_dir, key, report))
             roster = _roster(patients)
-            run = Run(key, roster, Seen())
+            run = Run(key, roster, Seen(), blank_pixels)
             for patient in patients:
                 report += _patient(patient, staging, run)
             _hold_shared(report, staging, run.seen)

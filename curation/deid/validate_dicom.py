@@ -9,6 +9,7 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
 from curation.deid.validate import Verdict, known_values, scan, validate_known
+from curation.deid.validate_pixels import judge_pixels
 
 # Parts of attribute names whose values speak about persons, places or items; judged apart from the redaction's tables.
 _IDENTIFYING = (
@@ -28,7 +29,7 @@ def validate_dicom(
     patient: Mapping[str, object],
     pseudonym: str,
 ) -> Verdict:
-    """Judge a file: no known value in its bytes, no private element, the method stated, the pixels untouched."""
+    """Judge a file: no known value in its bytes, no private element, the method stated, the pixels kept or blanked."""
     pixels = bytes(output.PixelData) if "PixelData" in output else b""
     # Only once: a picture of one byte would take that byte out of every name.
     before, _, after = written.rpartition(pixels) if pixels else (written, b"", b"")
@@ -45,7 +46,10 @@ def validate_dicom(
     verdict.findings["method_not_stated"] += output.get("PatientIdentityRemoved") != "YES" or not any(
         item.CodeValue == "113100" for item in output.get("DeidentificationMethodCodeSequence", ())
     )
-    verdict.findings["pixels_changed"] += original.get("PixelData") != output.get("PixelData")
+    if any(item.CodeValue == "113101" for item in output.get("DeidentificationMethodCodeSequence", ())):
+        verdict.findings += judge_pixels(original, output)
+    else:
+        verdict.findings["pixels_changed"] += original.get("PixelData") != output.get("PixelData")
     verdict.findings["pseudonym_missing"] += str(output.get("PatientID", "")) != pseudonym
     for element in _walk(output):
         if element.VR in {"LO", "LT", "SH", "ST", "UC", "UT", "PN"} and element.keyword not in _SKIPPED_TEXT:

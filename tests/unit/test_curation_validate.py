@@ -77,12 +77,12 @@ def test_a_birth_date_is_known_in_each_form() -> None:
 
 def test_nothing_is_shared_with_the_first_pass() -> None:
     """Neither its modules nor regular expressions are imported."""
-    for name in ("validate.py", "validate_dicom.py"):
+    for name in ("validate.py", "validate_dicom.py", "validate_pixels.py"):
         tree = ast.parse((Path(__file__).parents[2] / "curation" / "deid" / name).read_text())
         imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         imported |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
         ours = {module for module in imported if module and module.startswith("curation")}
-        assert ours <= {"curation.deid.validate"}
+        assert ours <= {"curation.deid.validate", "curation.deid.validate_pixels"}
         assert not imported & {"re", "re2"}
 
 
