@@ -11,7 +11,7 @@ _DIGIT_WORD = r"(?:zero|oh|one|two|three|four|five|six|seven|eight|nine|double|t
 # Words for a list entry, a person in custody, a journey. The code behind them has four digits or more.
 _CODED = (
     r"booking|inmate|run|ref|reference|docket|warrant|case|file|chart|claim|ticket|permit|policy|cert(?:ificate)?|badge|staff|employee|payroll|member|subscriber|group|plan|rx|script|prescription|order|invoice|receipt|tracking|incident|report|job|event|pcr|cad|"
-    r"call|trip|voucher|auth(?:orization|orisation)?|referral|confirmation|locker|valuables|bag|tag|seal|kit|specimen|sample|slide|block|cassette|biopsy|study|subject|participant|screening|randomi[sz]ation|donor|unit|crossmatch|band|wristband|label|barcode|"
+    r"trip|voucher|auth(?:orization|orisation)?|referral|confirmation|locker|valuables|bag|tag|seal|kit|specimen|sample|slide|block|cassette|biopsy|study|subject|participant|screening|randomi[sz]ation|donor|unit|crossmatch|band|wristband|label|barcode|"
     r"medicare|medicaid|insurance|ins|ssi|va|ppsn?|chi|nhs|nino?|hicn|mbi|ohip|phn|ihi|dva|tfn|abn|acc|nhi|aadhaar|abha|uhid|ipd?|opd?|reg(?:istration)?|enrol?ment|student|service|military|dod|edipi|tribal|enrollment"
 )
 # Such a count or amount is no code.

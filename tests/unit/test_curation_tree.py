@@ -27,7 +27,8 @@ NOTES = {
     "en": "Patient: {name}, MRN: {mrn}, DOB {birth_date}. Admitted 2024-01-10, home 2024-01-15. Call {phone}. BP 9/6.",
     "zh": "姓名：{name}，住院号{mrn}，出生日期：{birth_date}。2024年1月10日入院，电话{phone}。血压120/80mmHg，口服。",
 }
-HELDOUT = ("--heldout", "250")
+# Of 12 patients with random pseudonyms none falls into one of the halves once in 4096 runs.
+HELDOUT = ("--heldout", "500")
 SECRETS = [value for person in PEOPLE for value in (*person[0].split(), *person[1:4])]
 
 
