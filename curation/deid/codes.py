@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from curation.deid.kinds import Kind
-from curation.deid.names_en import ordinary
+from curation.deid.names_en import is_given, is_surname, ordinary
 from curation.deid.rules import Rule, rule
 
 _DIGIT_WORD = r"(?:zero|oh|one|two|three|four|five|six|seven|eight|nine|double|triple|hundred)"
@@ -103,6 +103,14 @@ def _uneven(text: str) -> bool:
     )
 
 
+def _log_in(text: str) -> bool:
+    """Two words of which one is a name: "tobias.ekholm", not "home.she"."""
+    first, second = text.rstrip("0123456789").split(".")
+    return any(
+        len(part) > 2 and not ordinary(part) and (is_given(part) or is_surname(part)) for part in (first, second)
+    )
+
+
 RULES: tuple[Rule, ...] = (
     rule(Kind.EMAIL, r"(?i:([a-z0-9][a-z0-9._-]{1,40}[ ]?(?:[ \[(]at[\])]?|@)[ ]?[a-z0-9-]{2,30}(?:[ ]?(?:[ \[(]dot[\])]?|\.)[ ]?[a-z]{2,12}){1,3}))", accept=lambda text: any(mark in text.lower() for mark in ("dot", "@", "(at", "[at"))),
     rule(Kind.PHONE, rf"(?i:\b((?:{_DIGIT_WORD}[ -,]{{1,2}}){{5,}}{_DIGIT_WORD})\b)"),
@@ -149,6 +157,25 @@ RULES: tuple[Rule, ...] = (
     rule(Kind.ADDRESS, r"(\p{Han}{2,10}(?:湾|城|府|庭|轩|阁|居|郡|墅|里|苑|园)(?:[一二三四]期)?[ ]?\d{1,3}(?:[-#栋幢号]\d{1,4}){1,3}室?)", border="none"),
     rule(Kind.ADDRESS, r"(\p{Han}{2,8}(?:路|街|道)与\p{Han}{2,8}(?:路|街|道)(?:交叉口|路口|口)?(?:[东南西北]\p{Han}{0,2}\d*米?)?)", border="none"),
     rule(Kind.MRN, r"\p{Han}[（(](\d{6,10})[）)]", border="none"),
+    rule(Kind.WARD, r"(?i:\b(?:clinic|suite|pod|wing|recovery|rehab|barracks|gym|dorm|cell|room|bay|bed|spoke)[ ])([A-Z]|[A-Z]{0,2}-?\d{1,4}[A-Z]?)(?:[^A-Za-z0-9%/]|$)", accept=lambda text: text not in {"A", "I"}),
+    rule(Kind.WARD, r"(?:^|\n)(\d{3}[A-D]?)[ ](?:[A-Z][a-z]|empty|new|vacant|clean|discharged)"),
+    rule(Kind.WARD, r"\b(?:in|to|from)[ ](\d{2,3}[A-D]?)(?:[,;]|[ ](?:is|sticks|needs|asks|wants|w/|about|rang|buzzed))"),
+    rule(Kind.AGE, r"(?:[A-Z][a-z]{2,}|\))(?:,[ ]|[ ]is[ ]|[ ]was[ ]|[ ]would[ ]be[ ])(9\d|1[01]\d)(?:[,.;)\n]|[ ]and[ ]|$)"),
+    rule(Kind.AGE, r"(?i:\b(?:she's|he's|who[ ]is|he[ ]is|she[ ]is|they[ ]are|turned|turns|turning|will[ ]be|would[ ]be|aged?)[ ])(9\d|1[01]\d)(?:[^\d.%/]|\.\D|$)"),
+    rule(Kind.NUMBER, r"(?:\b[A-Z]{2}|[A-Z][a-z]{3,}),?[ ](\d{5}(?:-\d{4})?)(?:[^\d.%]|\.(?:\D|$)|$)"),
+    rule(Kind.ADDRESS, r"\b([AC-FHKNPRTV-Y]\d[0-9W][ ][0-9AC-FHKNPRTV-Y]{4})\b", accept=lambda text: any(map(str.isdigit, text[4:]))),
+    rule(Kind.ADDRESS, r"(?i:\b(?:addr(?:ess)?|ship[ ]to|mail[ ]to|h\.?[ ]?no)\b\.?[ :]{1,3})([^\n;]{6,80}?)(?:[ ]{2,}|\n|$|\.[ ]|,[ ](?:pin|mob|tel|ph)\b)"),
+    rule(Kind.ADDRESS, r"\b((?i:(?:p\.?o\.?[ ])?box|lot|rural[ ]r(?:ou)?te?|rr)[ ]\d+(?:,[ ][A-Z0-9][A-Za-z0-9 .']{2,30}){0,2})"),
+    rule(Kind.ADDRESS, r"(\d{1,5}[ ](?:N|S|E|W|NE|NW|SE|SW)\.?[ ](?:[A-Z][a-z]+|\d+(?:st|nd|rd|th))(?:[ ][A-Z][a-z]+)?(?:[ ]#[ ]?\w+)?)"),
+    rule(Kind.ADDRESS, r"(\d{1,5}[ ][A-Z][a-z]+,?[ ](?:Unit|Apt|Flat|Suite|#)[ ]?\w{1,4})"),
+    rule(Kind.ADDRESS, r"(\d+(?:st|nd|rd|th)[ ](?:&|and|/)[ ][A-Z][a-z]+)"),
+    rule(Kind.ACCOUNT, r"([a-z]{2,}\d{0,4}_[a-z0-9_]+|[a-z]+_[a-z0-9]{1,12})"),
+    rule(Kind.ACCOUNT, r"([a-z]{1,15}\.[a-z]{1,15}\d{0,4})", accept=_log_in),
+    rule(Kind.NAME, r"(?:^|\n|[.;,][ ])[-–—~][ ]?([a-z]{2,4}|[A-Z]{2,4}|[A-Z][a-z]?[A-Z][a-z]?[A-Z]?)[ \t]*(?:\n|$)"),
+    rule(Kind.DATE, r"((?:3[01]|[12]\d|0?[1-9])[ ]?-[ ]?(?:3[01]|[12]\d|0?[1-9])[ ](?i:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*)"),
+    rule(Kind.DATE, r"((?:3[01]|[12]\d|0?[1-9])[ /.](?:vi{1,3}|ix|xi{1,2}))(?:[^a-z]|$)"),
+    rule(Kind.DATE, r"(?i:\b(?:or|until|till|thru|through|on|by|to)[ ])((?:3[01]|[12]\d|0?[1-9])(?:st|nd|rd|th))(?:[.,;)\n]|$)"),
+    rule(Kind.DATE, r"(?i:\b(?:collected|due|ret(?:urn|um)|answer|next[ ]\w+|check|born|fly[ ]to[ ]\w+,|b/?ack|rec'?d|received|sent|signed|log[ ]\d+[ ]of)[ ]{1,3})((?:1[0-2]|0?[1-9])[/-](?:3[01]|[12]\d|0?[1-9]))(?:[^\d/%]|$)"),
     # Plates stand by cars.
     rule(
         Kind.PLATE,

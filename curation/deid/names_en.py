@@ -35,7 +35,7 @@ _ROLE = (
 )
 _RELATIVE = (
     r"(?:wife|husband|son|daughter|mother|father|brother|sister|spouse|partner|friend|neighbou?r|caregiver|guardian|niece|nephew|aunt|uncle|"
-    r"cousin|nan|nana|gran|granny|mum|mam|papa|mommy|daddy|stepson|stepdaughter|stepfather|stepmother|stepmum|stepdad|foster[ ](?:mother|father|son|daughter|mum|dad)|ex-(?:wife|husband)|godmother|godfather|bystander|carer|worker|caseworker|social[ ]worker|teacher|lawyer|solicitor|driver|employer|boss|coworker|colleague|owner|aide|nurse|interpreter|baby|inmate|resident|client|child|toddler|infant|boy|girl|man|woman|gentleman|lady|student|veteran|donor|recipient|officer|surgeon|physician|doctor|counsel(?:l)?or|therapist|priest|manager|supervisor|principal|sitter|babysitter|nanny|housemate|flatmate|tenant|grand(?:son|daughter|mother|father)|fianc[eé]e?|roommate|son-in-law|daughter-in-law|landlord|pastor|attorney|boyfriend|girlfriend|mom|dad|twin)"
+    r"cousin|asst|assistant|tech|escort|cellmate|sitter|anes|anesthesia|rep|surname|given|aunty|tutu|koro|charge|nan|nana|gran|granny|mum|mam|papa|mommy|daddy|stepson|stepdaughter|stepfather|stepmother|stepmum|stepdad|foster[ ](?:mother|father|son|daughter|mum|dad)|ex-(?:wife|husband)|godmother|godfather|bystander|carer|worker|caseworker|social[ ]worker|teacher|lawyer|solicitor|driver|employer|boss|coworker|colleague|owner|aide|nurse|interpreter|baby|inmate|resident|client|child|toddler|infant|boy|girl|man|woman|gentleman|lady|student|veteran|donor|recipient|officer|surgeon|physician|doctor|counsel(?:l)?or|therapist|priest|manager|supervisor|principal|sitter|babysitter|nanny|housemate|flatmate|tenant|grand(?:son|daughter|mother|father)|fianc[eé]e?|roommate|son-in-law|daughter-in-law|landlord|pastor|attorney|boyfriend|girlfriend|mom|dad|twin)"
 )
 _BY = (
     r"(?:signed|dictated|transcribed|verified|reviewed|interpreted|reported|performed|authored|written|prepared|ordered|requested|referred|entered|completed|approved|"
@@ -130,7 +130,9 @@ _CAPS_PAIR = compiled(r"(?:^|[.:;\n(])[ ]*([A-Z][A-Z'-]{2,},[ ]?[A-Z][A-Z'-]+(?:
 _KIN = compiled(
     rf"\b(?:[Ww]ife|[Hh]usband|[Ss]on|[Dd]aughter|[Dd]tr|[Mm]other|[Ff]ather|[Bb]rother|[Ss]ister|[Ss]pouse|[Pp]artner|[Nn]iece|[Nn]ephew|[Aa]unt|[Uu]ncle|[Cc]ousin|[Gg]rand(?:son|daughter|mother|father)|[Ff]ianc[eé]e?|[Rr]oommate|[Bb]oyfriend|[Gg]irlfriend|[Mm]om|[Mm]um|[Dd]ad|[Nn]ana|[Tt]win|[Dd]oula|[Cc]haplain|[Vv]olunteer:|[Ss]itter)[ ]({_TOKEN})(?:'s)?(?:[ ,.;:)]|$)"
 )
-_AFTER_PREPOSITION = compiled(rf"\b(?:from|to|for|with|and|about|under|via|by|then|later|saw|or)[ ]({_NAME})")
+_AFTER_PREPOSITION = compiled(
+    rf"(?:\b(?:than|ask|call|page|text|told|from|to|for|with|and|about|under|via|by|then|later|saw|or)[ ]|(?:w/|d/w|->|→)[ ]?)({_NAME})"
+)
 _SPEAKER = compiled(
     r"(?:^|\n)[ \t]*[\[(<]?\d{1,2}:\d\d(?::\d\d)?(?:[ ]?[AaPp][Mm])?[\])>]?[ \t,-]*[<@]?([{L}][{L}\d._-]{1,30})>?[ ]?:"
 )
