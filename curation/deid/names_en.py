@@ -414,6 +414,8 @@ def _rather(tokens: list[str]) -> bool:
 
 def _lone(tokens: list[str]) -> bool:
     """One word anywhere: a name of the lists that is no other word, place or eponym."""
+    if len(tokens) != 1:  # a letter between two dots leaves none
+        return False
     (token,) = tokens
     bare = token.capitalize()
     if _acronym(token) or len(token) < 3 or is_eponym(token):
@@ -441,9 +443,9 @@ def _word_too(tokens: list[str]) -> bool:
 
 def _lone_uniform(tokens: list[str]) -> bool:
     """One word of a note that writes all words alike: there a rare name is rather another word."""
-    (token,) = tokens
-    bare = token.capitalize()
-    return _lone(tokens) and (bare in words("given_names_en") or bare in lexicon("surnames_frequent"))
+    return _lone(tokens) and (
+        (bare := tokens[0].capitalize()) in words("given_names_en") or bare in lexicon("surnames_frequent")
+    )
 
 
 def _plausible(tokens: list[str]) -> bool:

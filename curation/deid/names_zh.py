@@ -212,6 +212,11 @@ def _tagged_names(view: str) -> Iterator[tuple[int, int]]:
             yield start, end
 
 
+def tags(view: str) -> tuple[tuple[int, int, str], ...]:
+    """The tagger's words as (start, end, tag): PER, LOC, ORG, TIME, n, v, …"""
+    return _tag(view)
+
+
 def places(view: str) -> Iterator[tuple[int, int, str]]:
     """What the tagger takes for a place (LOC) or an organisation (ORG)."""
     return (item for item in _tag(view) if item[2] in {"LOC", "ORG"}) if _HAN.search(view) else iter(())

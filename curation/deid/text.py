@@ -1,4 +1,4 @@
-"""De-identifying a text: detectors find spans, the spans are merged and replaced."""
+"""De-identifying a text: rules find spans, a trained recogniser adds to them, they are merged and replaced."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from curation.deid.names_pairs import names_pairs
 from curation.deid.names_zh import names_zh
 from curation.deid.names_zh_roles import names_zh_roles
 from curation.deid.places_zh import places_zh
+from curation.deid.recogniser import recognised
 from curation.deid.structured import structured
 from curation.deid.tables import tables
 from curation.deid.towns_en import towns_en
@@ -49,11 +50,19 @@ def redact(text: str, shift_days: int, known: Iterable[tuple[Kind, str]] = ()) -
 
 
 def detect(note: Note, shift_days: int, known: Iterable[tuple[Kind, str]], *, whole: bool = True) -> list[Span]:
-    """What the detectors find and where the known identifiers stand, overlapping as it comes.
+    """What rules and recogniser find and where the known identifiers stand, overlapping as it comes.
 
     Args:
         whole: False for a part of a longer text: tables are then left to who sees their headings
     """
+    cells = list(tables(note)) if whole else []
+    # What stands under a heading is certain: the recogniser reads it, and gives none of it up.
+    spans = recognised(note, ruled(note, shift_days) + cells) + cells
+    return spans + [span for kind, value in known for span in occurrences(note.view, kind, value)]
+
+
+def ruled(note: Note, shift_days: int) -> list[Span]:
+    """What the rules find without tables; with these it is the recogniser's input, too."""
     detectors: list[Detector] = [
         structured,
         dates(shift_days),
@@ -66,8 +75,7 @@ def detect(note: Note, shift_days: int, known: Iterable[tuple[Kind, str]], *, wh
         names_zh,
         names_zh_roles,
     ]
-    spans = [span for find in [*detectors, *([tables] if whole else [])] for span in find(note)]
-    return spans + [span for kind, value in known for span in occurrences(note.view, kind, value)]
+    return [span for find in detectors for span in find(note)]
 
 
 def known_identifiers(patient: Mapping[str, object]) -> list[tuple[Kind, str]]:

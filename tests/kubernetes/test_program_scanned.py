@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
-from medllm.files import cache_dir
+from benchmarks.perf.environment import locked_environment
 from tests.unit.test_k8s_program import declared
 
 SCANNERS = Path(__file__).parents[1] / "scanners"
@@ -23,13 +20,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 @pytest.fixture(scope="module")
 def checkov() -> Path:
     """The program, from the scanners' own lock."""
-    digest = hashlib.sha256((SCANNERS / "uv.lock").read_bytes()).hexdigest()[:12]
-    place = cache_dir() / f"scanners-{digest}"
-    environment = {**os.environ, "UV_PROJECT_ENVIRONMENT": str(place)}
-    environment.pop("VIRTUAL_ENV", None)
-    command = [sys.executable, "-m", "uv", "sync", "--quiet", "--frozen", "--project", str(SCANNERS)]
-    subprocess.run(command, env=environment, check=True, timeout=600)
-    return place / "bin" / "checkov"
+    return locked_environment(SCANNERS, "scanners") / "checkov"
 
 
 @pytest.mark.parametrize("site", ["h200", "a100_roce"])

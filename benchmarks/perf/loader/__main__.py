@@ -12,7 +12,6 @@ keeps files small, and with raw arrays, which need no decoding and about twice t
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import platform
@@ -24,27 +23,17 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.perf.environment import locked_environment
 from benchmarks.perf.loader import ours
 from benchmarks.perf.loader.codecs import measure_codecs
 from benchmarks.perf.loader.leak import measure_leak
 from benchmarks.perf.loader.peers import READERS
-from medllm.files import cache_dir, write_atomic
+from medllm.files import write_atomic
 from trainer.launch import rank_environment
 
 _HERE = Path(__file__).parent
 # What issue and specification ask: times the peer's samples a second and core.
 GOALS = {"webdataset": 3.0, "mosaic": 2.0, "litdata": 1.5}
-
-
-def peers_python() -> Path:
-    """The interpreter of the peers' environment, made from their lock at the first time."""
-    digest = hashlib.sha256((_HERE / "uv.lock").read_bytes()).hexdigest()[:12]
-    place = cache_dir() / f"loader-peers-{digest}"
-    environment = {**os.environ, "UV_PROJECT_ENVIRONMENT": str(place)}
-    environment.pop("VIRTUAL_ENV", None)
-    command = [sys.executable, "-m", "uv", "sync", "--quiet", "--frozen", "--project", str(_HERE)]
-    subprocess.run(command, env=environment, check=True)
-    return place / "bin" / "python"
 
 
 def _run(command: Sequence[str | Path], directory: Path) -> dict[str, Any]:
@@ -67,7 +56,7 @@ def compare(samples: int, rounds: int) -> dict[str, Any]:
     Raises:
         RuntimeError: a reader failed, or gave other pixels than were written.
     """
-    python = peers_python()
+    python = locked_environment(_HERE, "loader-peers") / "python"
     with tempfile.TemporaryDirectory(prefix="medllm-loader-") as name:
         directory = Path(name)
         ours.write_originals(directory, samples)
