@@ -142,9 +142,15 @@ def pack(
     slices: Annotated[
         int, typer.Option(min=0, max=4096, help="Of a prepared volume at most, beside the picture; 0 stores none.")
     ] = 16,
+    unreviewed: Annotated[
+        str | None,
+        typer.Option(metavar="REASON", help="Pack though nobody has read the sample; the reason is signed with it."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Pack a de-identified or a prepared tree into WebDataset shards with tokenizer, index and signed manifest.
+
+    Takes only what a person has reviewed (`medllm data review`: PASS), or what --unreviewed says needs no review.
 
     Of a de-identified tree each note becomes a sample, with the patient's first picture and ECG. Of a prepared one
     (`medllm data prepare`) each study does, and each finding that lies in known slices, with its sentence.
@@ -159,7 +165,7 @@ def pack(
     signer = load_private_key(key) if key else load_or_create_private_key(_data_key())
     trusted = Trusted(*(load_or_create_private_key(path).public_key() for path in (_deid_key(), _prepare_key())))
     shape = Shape(image_size, ecg_rate, ecg_samples, vocabulary, heldout, samples_per_shard, slices)
-    done = run(source, destination, name, trusted, signer, shape)
+    done = run(source, destination, name, trusted, signer, shape, unreviewed=unreviewed)
     facts = {
         "counts": dict(done.counts), "skipped": dict(done.skipped), "data_version": done.data_version,
         "manifest_sha256": done.manifest_sha256, "seconds": round(done.seconds, 2),

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from curation.deid.report import PAGE, REPORT
 from curation.deid.tree import STAGE as DEID
 from curation.prepare.run import INDEX, JOURNAL, RESULTS, result_path
+from curation.review.sample import FAIL, PASS
 from medllm.errors import user_error
 from medllm.files import write_atomic
 from medllm.manifest import MANIFEST_NAME, SIGNATURE_NAME, Manifest, read_manifest, sign_manifest, verify_manifest
@@ -26,6 +27,8 @@ from medllm.manifest import MANIFEST_NAME, SIGNATURE_NAME, Manifest, read_manife
 PREPARED = "prepare"
 COPIES = "deid"
 _PATIENTS = "patients"
+# Characters of a reason: it has to say why, not the story.
+_REASON = 200
 _AGAIN = "run `medllm data deid` on the raw tree again; nothing else may write into its output"
 _ANEW = "prepare into a new directory"
 
@@ -149,6 +152,24 @@ def _passed(manifest: Manifest, folder: Path, shown: Path) -> Origin:
     if summary.get("validation_passed") is not True:
         raise user_error("the validation of this tree did not pass", _AGAIN, file=shown)
     return Origin(manifest, summary)
+
+
+def check_review(origin: Origin, unreviewed: str | None, shown: Path) -> None:
+    """No tree goes on that nobody has read a sample of, unless somebody says why (`unreviewed`, one line).
+
+    Raises:
+        UserError: not reviewed and no reason given, a reason that is none, or a review that failed, which no reason mends.
+    """
+    status = origin.summary.get("review")
+    if unreviewed is not None and not (unreviewed.strip() and unreviewed.isprintable() and len(unreviewed) <= _REASON):
+        rule = f"the reason is no single line of 1 to {_REASON} characters"
+        raise user_error(rule, "say why nobody has to read the sample", key="--unreviewed")
+    if status == FAIL:
+        fix = "mend the rules or the source, then run `medllm data deid` again"
+        raise user_error("the review of this tree's sample failed", fix, file=shown)
+    if status != PASS and unreviewed is None:
+        fix = "run `medllm data review` on the de-identified tree, or say why none is needed: --unreviewed REASON"
+        raise user_error("nobody has read a sample of this tree", fix, file=shown)
 
 
 def _index(directory: Path) -> list[dict[str, Any]]:

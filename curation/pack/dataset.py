@@ -22,7 +22,8 @@ from curation.prepare.ecg import LEADS, load_ecg
 from curation.prepare.image import load_image
 from curation.prepare.note import clean_note
 from curation.prepare.run import RESULTS, RUN
-from curation.provenance import Origin, PreparedTree, Trusted, open_prepared, validated_tree
+from curation.provenance import Origin, PreparedTree, Trusted, check_review, open_prepared, validated_tree
+from curation.review.sample import PASS
 from curation.room import room_at
 from medllm.errors import user_error
 from medllm.files import staged_directory, write_atomic
@@ -67,17 +68,25 @@ class Packed:
 
 
 def pack(
-    source: Path, destination: Path, name: str, trusted: Trusted, signer: Ed25519PrivateKey, shape: Shape
+    source: Path,
+    destination: Path,
+    name: str,
+    trusted: Trusted,
+    signer: Ed25519PrivateKey,
+    shape: Shape,
+    *,
+    unreviewed: str | None = None,
 ) -> Packed:
     """Pack the de-identified or prepared tree `source` into `destination`, which appears whole or not at all.
 
     Args:
         trusted: the keys that sign such trees; nothing else is packed
         signer: signs the data set
+        unreviewed: why nobody has to read the tree's sample first; it is signed with the data set
 
     Raises:
-        UserError: `source` is unsigned, altered, unfinished, holds (or was made of) a file whose validation did not
-            pass, no patient with a note, or there is no room.
+        UserError: `source` is unsigned, altered, unfinished, not reviewed, holds (or was made of) a file whose
+            validation did not pass, no patient with a note, or there is no room.
     """
     begin, packed = time.monotonic(), Packed()
     prepared = None
@@ -88,6 +97,7 @@ def pack(
     else:
         patients_dir = check_paths(source, destination, needs="patients")
         origin = validated_tree(source, trusted.deid)
+    check_review(origin, unreviewed, source)
     with room_at(destination), staged_directory(destination) as staging:
         samples = list(_studies(prepared, shape, packed) if prepared else _samples(patients_dir, shape, packed))
         splits = {"train": [], "heldout": []}  # type: dict[str, list[Sample]]
@@ -107,7 +117,7 @@ def pack(
         ]
         write_index(staging, index)
         packed.data_version = _version(staging)
-        packed.manifest_sha256 = sign_manifest(staging, signer, _meta(name, shape, packed, origin, prepared))
+        packed.manifest_sha256 = sign_manifest(staging, signer, _meta(name, shape, packed, origin, prepared, unreviewed))
     packed.seconds = time.monotonic() - begin
     return packed
 
@@ -178,7 +188,9 @@ def _version(directory: Path) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _meta(name: str, shape: Shape, packed: Packed, origin: Origin, prepared: PreparedTree | None) -> dict[str, Any]:
+def _meta(
+    name: str, shape: Shape, packed: Packed, origin: Origin, prepared: PreparedTree | None, unreviewed: str | None
+) -> dict[str, Any]:
     meta: dict[str, Any] = {
         "stage": "pack",
         "name": name,
@@ -195,6 +207,8 @@ def _meta(name: str, shape: Shape, packed: Packed, origin: Origin, prepared: Pre
         "deidentification": {**origin.summary, "manifest_sha256": origin.manifest.sha256},
         "tools": {tool: version(tool) for tool in _TOOLS},
     }
+    if origin.summary.get("review") != PASS:
+        meta["deidentification"]["unreviewed_because"] = unreviewed
     if prepared:
         meta["preparation"] = {**prepared.manifest.meta, "manifest_sha256": prepared.manifest.sha256}
         meta["shapes"] |= {"slices_at_most": shape.slices, "eeg_samples_at_most": shape.eeg_samples}

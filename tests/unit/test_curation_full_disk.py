@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.test_curation_tree import HELDOUT, SECRETS, medllm, raw_tree
+from tests.unit.test_curation_tree import OPTIONS, SECRETS, medllm, raw_tree
 
 pytestmark = pytest.mark.slow
 
@@ -51,7 +51,7 @@ def small(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(place)], check=True)
 
 
-COMMANDS = {"deid": ("raw", ()), "prepare": ("clean", ("--processes", "1")), "pack": ("clean", HELDOUT)}
+COMMANDS = {"deid": ("raw", ()), "prepare": ("clean", ("--processes", "1")), "pack": ("clean", OPTIONS)}
 
 
 def check_refusal(done: subprocess.CompletedProcess[str], destination: Path, words: str) -> None:

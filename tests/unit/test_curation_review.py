@@ -212,6 +212,41 @@ def test_a_miss_fails_and_a_second_try_can_not_undo_it(home: Path) -> None:
     assert part(deid(home, 3, "--review-seed", "1"))["status"] == "NOT_DONE"
 
 
+def pack(home: Path, clean: Path, *options: str) -> Result:
+    return data("pack", clean, home / "set", "--heldout", "500", "--vocabulary", "512", *options)
+
+
+def test_only_a_reviewed_tree_is_packed_or_one_with_a_signed_reason(home: Path) -> None:
+    clean = deid(home, 12)
+    refused = pack(home, clean)
+    assert isinstance(refused.exception, UserError)
+    assert "nobody has read a sample of this tree" in str(refused.exception)
+    assert not (home / "set").exists()
+    for reason in ("", " ", "two\nlines", "x" * 201):
+        assert "no single line" in str(pack(home, clean, "--unreviewed", reason).exception)
+    done = pack(home, clean, "--unreviewed", "the patients are invented")
+    assert done.exit_code == 0, (done.output, done.exception)
+    stated = json.loads((home / "set" / "manifest.json").read_text())["meta"]["deidentification"]
+    assert (stated["review"], stated["unreviewed_because"]) == ("NOT_DONE", "the patients are invented")
+    _, verdicts = start(clean)
+    sample = {str(number): {} for number in range(1, part(clean)["size"] + 1)}
+    assert data("review", clean, "--record", fill(verdicts, sample)).exit_code == 0
+    done = pack(home, clean)
+    assert done.exit_code == 0, (done.output, done.exception)
+    stated = json.loads((home / "set" / "manifest.json").read_text())["meta"]["deidentification"]
+    assert stated["review"] == "PASS"
+    assert "unreviewed_because" not in stated
+
+
+def test_no_reason_helps_a_tree_whose_review_failed(home: Path) -> None:
+    clean = deid(home)
+    _, verdicts = start(clean)
+    data("review", clean, "--record", fill(verdicts, {**CLEAN, "2": {"name": 2}}))
+    for options in ((), ("--unreviewed", "the patients are invented")):
+        assert "the review of this tree's sample failed" in str(pack(home, clean, *options).exception)
+    assert not (home / "set").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "rule"),
     [

@@ -28,7 +28,8 @@ NOTES = {
     "zh": "姓名：{name}，住院号{mrn}，出生日期：{birth_date}。2024年1月10日入院，电话{phone}。血压120/80mmHg，口服。",
 }
 # Of 12 patients with random pseudonyms none falls into one of the halves once in 4096 runs.
-HELDOUT = ("--heldout", "500")
+UNREVIEWED = ("--unreviewed", "the patients are invented")
+OPTIONS = ("--heldout", "500", *UNREVIEWED)
 SECRETS = [value for person in PEOPLE for value in (*person[0].split(), *person[1:4])]
 
 
@@ -81,7 +82,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bad = raw / "patients" / "ID-9999"
     bad.mkdir()
     (bad / "note.txt").write_text("Whitmore without meta.json")
-    for step in (("deid", base / "raw", base / "clean"), ("pack", base / "clean", base / "set", *HELDOUT)):
+    for step in (("deid", base / "raw", base / "clean"), ("pack", base / "clean", base / "set", *OPTIONS)):
         result = medllm(base, *step)
         assert result.returncode == 0, result.stdout + result.stderr
         assert not any(secret in result.stdout + result.stderr for secret in SECRETS)
@@ -125,7 +126,7 @@ def test_what_is_held_back_is_named_with_its_reason(done: Path) -> None:
 def test_the_same_input_gives_the_same_bytes(done: Path, tmp_path: Path) -> None:
     shutil.copytree(done / "state", tmp_path / "state")
     assert medllm(tmp_path, "deid", done / "raw", tmp_path / "clean").returncode == 0
-    assert medllm(tmp_path, "pack", tmp_path / "clean", tmp_path / "set", *HELDOUT).returncode == 0
+    assert medllm(tmp_path, "pack", tmp_path / "clean", tmp_path / "set", *OPTIONS).returncode == 0
     for tree in ("clean", "set"):
         assert (tmp_path / tree / "manifest.json").read_bytes() == (done / tree / "manifest.json").read_bytes()
 
@@ -245,17 +246,17 @@ def test_only_a_validated_tree_is_packed(done: Path, tmp_path: Path) -> None:
     note = next(copied.rglob("note.txt"))
     good = note.read_text()
     note.write_text("Agnes Whitmore")
-    altered = medllm(tmp_path, "pack", copied, tmp_path / "set")
+    altered = medllm(tmp_path, "pack", copied, tmp_path / "set", *UNREVIEWED)
     assert (altered.returncode, (tmp_path / "set").exists()) == (2, False)
     note.write_text(good)
     (note.parent / "note-9.txt").write_text("smuggled")
-    assert medllm(tmp_path, "pack", copied, tmp_path / "set").returncode == 2
+    assert medllm(tmp_path, "pack", copied, tmp_path / "set", *UNREVIEWED).returncode == 2
     (note.parent / "note-9.txt").unlink()
-    assert medllm(tmp_path, "pack", copied, tmp_path / "set").returncode == 0
+    assert medllm(tmp_path, "pack", copied, tmp_path / "set", *UNREVIEWED).returncode == 0
     shutil.rmtree(tmp_path / "state" / "medllm-cluster" / "keys")
-    other = medllm(tmp_path, "pack", copied, tmp_path / "set")
+    other = medllm(tmp_path, "pack", copied, tmp_path / "set", *UNREVIEWED)
     assert other.returncode == 2, "signed by another host's key"
-    assert medllm(tmp_path, "pack", done / "raw", tmp_path / "set").returncode == 2
+    assert medllm(tmp_path, "pack", done / "raw", tmp_path / "set", *UNREVIEWED).returncode == 2
 
 
 def test_a_signed_tree_with_a_failed_report_is_not_packed(done: Path, tmp_path: Path) -> None:
@@ -268,7 +269,7 @@ def test_a_signed_tree_with_a_failed_report_is_not_packed(done: Path, tmp_path: 
     (copied / "report.json").write_text(json.dumps(report))
     key = load_private_key(tmp_path / "state" / "medllm-cluster" / "keys" / "deid.key")
     sign_manifest(copied, key, json.loads((copied / "manifest.json").read_text())["meta"])
-    result = medllm(tmp_path, "pack", copied, tmp_path / "set")
+    result = medllm(tmp_path, "pack", copied, tmp_path / "set", *UNREVIEWED)
     assert result.returncode == 2
     assert "did not pass" in result.stderr
 

@@ -72,7 +72,7 @@ def _prepare(clean: Path, ready: Path, executor: Executor = here) -> None:
 
 def _pack(source: Path, destination: Path, **changes: int) -> Packed:
     shape = Shape(**{"heldout_per_mille": 250, "vocabulary": 512, **changes})
-    return pack(source, destination, "set", TRUSTED, DATA, shape)
+    return pack(source, destination, "set", TRUSTED, DATA, shape, unreviewed="invented")
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,7 @@ def test_the_manifest_tells_the_whole_chain(base: Path, packed: Path) -> None:
 def _refused(tree: Path, match: str, trusted: Trusted = TRUSTED) -> None:
     target = tree.with_name("refused")
     with pytest.raises(UserError, match=match):
-        pack(tree, target, "set", trusted, DATA, Shape(heldout_per_mille=250, vocabulary=512))
+        pack(tree, target, "set", trusted, DATA, Shape(heldout_per_mille=250, vocabulary=512), unreviewed="invented")
     assert not target.exists()
 
 
@@ -257,7 +257,7 @@ def test_from_raw_patients_to_a_verified_set_by_the_commands(tmp_path: Path) -> 
             stream.write("FINDINGS: A 9 mm nodule in the right upper lobe (image 1). No pleural effusion.\n")
     clean, ready, done = (tmp_path / name for name in ("clean", "ready", "set"))
     steps: list[list[str | Path]] = [
-        ["deid", raw, clean], ["prepare", clean, ready, "--processes", "1"], ["pack", ready, done, "--heldout", "250"],
+        ["deid", raw, clean], ["prepare", clean, ready, "--processes", "1"], ["pack", ready, done, "--heldout", "250", "--unreviewed", "invented"],
         ["verify", done],
     ]  # fmt: skip
     for step in steps:
