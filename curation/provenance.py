@@ -158,7 +158,7 @@ def check_review(origin: Origin, unreviewed: str | None, shown: Path) -> None:
     """No tree goes on that nobody has read a sample of, unless somebody says why (`unreviewed`, one line).
 
     Raises:
-        UserError: not reviewed and no reason given, a reason that is none, or a review that failed, which no reason mends.
+        UserError: not reviewed and no reason given, a reason that is none, or a failed review, which no reason mends.
     """
     status = origin.summary.get("review")
     if unreviewed is not None and not (unreviewed.strip() and unreviewed.isprintable() and len(unreviewed) <= _REASON):

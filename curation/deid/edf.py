@@ -6,14 +6,13 @@ Samples are not touched. What the header does not account for is refused: bytes 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import date, timedelta
 from itertools import accumulate
 from typing import Final
 
-from curation.deid.kinds import Kind
+from curation.deid.annotations import Known, Redacted
 from curation.deid.signal_names import channel_name, filter_text, unit_name
-from curation.deid.text import redact
 from curation.deid.unsafe import UnsafeError
 
 _MAIN: Final = 256
@@ -31,11 +30,6 @@ _ANNOTATIONS: Final = "EDF Annotations"
 # `onset[\x15duration]\x14text\x14...\x14\0`, EDF+ 2.2.2.
 _ONSET = re.compile(rb"[+-][0-9]{1,12}(?:\.[0-9]{0,9})?(?:\x15[0-9]{1,12}(?:\.[0-9]{0,9})?)?")
 _MONTHS: Final = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
-# Texts of a file that are searched; the longest sleep recordings have some thousands.
-_MOST_TEXTS: Final = 100_000
-
-
-Known = Iterable[tuple[Kind, str]]
 
 
 def clean_edf(data: bytes, days: int, known: Known = ()) -> tuple[bytes, int]:
@@ -71,7 +65,7 @@ def clean_edf(data: bytes, days: int, known: Known = ()) -> tuple[bytes, int]:
     clean[:size] = _header(head, _clean_fields(fields), kind, _date(head[168:176], days))
     changed = 4
     if _ANNOTATIONS in labels:
-        redacted = _Redacted(days, tuple(known))
+        redacted = Redacted(days, tuple(known))
         for begin, end in _stretches(labels, samples, size, records):
             written = b"".join(
                 onset + b"".join(b"\x14" + redacted(note) for note in notes) + b"\x14\0"
@@ -156,24 +150,3 @@ def _lists(data: bytes) -> Iterator[tuple[bytes, list[bytes]]]:
         if not _ONSET.fullmatch(onset) or not notes or notes[-1]:
             raise UnsafeError("unreadable_annotations")
         yield onset, notes[:-1]
-
-
-class _Redacted:
-    """Texts redacted, each once: most of a recording's annotations are the same few words."""
-
-    def __init__(self, days: int, known: tuple[tuple[Kind, str], ...]) -> None:
-        self._days, self._known = days, known
-        self._done: dict[bytes, bytes] = {}
-        self.changed = 0
-
-    def __call__(self, note: bytes) -> bytes:
-        if note not in self._done:
-            if len(self._done) >= _MOST_TEXTS:
-                raise UnsafeError("too_many_annotations")
-            try:
-                text = note.decode("utf-8")
-            except UnicodeDecodeError:
-                raise UnsafeError("unreadable_annotations") from None
-            self._done[note] = redact(text, self._days, self._known).text.encode()
-        self.changed += self._done[note] != note
-        return self._done[note]

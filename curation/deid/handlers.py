@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,12 @@ from curation.deid.text import known_identifiers
 from curation.deid.unsafe import UnsafeError
 from curation.deid.validate import Roster, Verdict, known_values, scan, validate_known, validate_text
 from curation.deid.validate_dicom import validate_dicom
+from curation.deid.wfdb_annotations import annotation_texts as atr_texts
+from curation.deid.wfdb_annotations import clean_annotations
 from curation.deid.wfdb_record import clean_header
 
+# Of a WFDB record; other annotators' files (.qrs, .ecg, …) are held back.
+ANNOTATIONS = ".atr"
 _LONG = 10_000
 
 
@@ -144,13 +148,15 @@ def _csv(given: Given, patient: Patient, _run: Run) -> Cleaned:
 def _edf(given: Given, patient: Patient, run: Run) -> Cleaned:
     output, changed = clean_edf(given.data, patient.days, known_identifiers(patient.record))
     verdict = _recording(given.data, output, output[:256], changed, patient)
-    texts = "\n".join(sorted(set(annotation_texts(output))))
-    verdict.findings += validate_text(texts, texts, (), patient.record, run.roster).findings
+    verdict.findings += _doubts(annotation_texts(output), patient, run)
     return Cleaned(output, verdict)
 
 
-def _wfdb(given: Given, patient: Patient, _run: Run) -> Cleaned:
-    """A header and the signal files beside it that it names; any of them missing or of another size fails all."""
+def _wfdb(given: Given, patient: Patient, run: Run) -> Cleaned:
+    """A header, the signal files beside it that it names, and its annotations if there are any.
+
+    A signal file that is missing or of another size fails all, and so do annotations that can't be read.
+    """
     header = clean_header(given.data, patient.days)
     output, names = header.written(Path(given.name).stem)
     verdict = _recording(given.data, output, output, header.dropped, patient)
@@ -163,7 +169,22 @@ def _wfdb(given: Given, patient: Patient, _run: Run) -> Cleaned:
         if len(data) != size:
             raise UnsafeError("length_differs_from_header")
         others[names[old]] = (data, _recording(data, data, b"", 0, patient))
-    return Cleaned(output, verdict, others, tuple(given.path.parent / old for old in header.sizes))
+    taken = [given.path.parent / old for old in header.sizes]
+    beside = given.path.with_suffix(ANNOTATIONS)
+    if beside.is_file():
+        data = read_plain(beside)
+        cleaned, changed = clean_annotations(data, patient.days, known_identifiers(patient.record))
+        judged = _recording(data, cleaned, b"", changed, patient)
+        judged.findings += _doubts(atr_texts(cleaned), patient, run)
+        others[Path(given.name).with_suffix(ANNOTATIONS).name] = (cleaned, judged)
+        taken.append(beside)
+    return Cleaned(output, verdict, others, tuple(taken))
+
+
+def _doubts(texts: Iterable[str], patient: Patient, run: Run) -> Counter[str]:
+    """What the second pass finds in an output's annotations."""
+    text = "\n".join(sorted(set(texts)))
+    return validate_text(text, text, (), patient.record, run.roster).findings
 
 
 def _recording(data: bytes, output: bytes, head: bytes, dropped: int, patient: Patient) -> Verdict:

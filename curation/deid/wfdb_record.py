@@ -1,7 +1,8 @@
 """De-identifying a WFDB record: its header (`.hea`) is written anew, its signal files are copied under new names.
 
-Form: header(5) of the WFDB Applications Guide. The record's name, comments and descriptions are free text; annotation
-files (`.atr` and the like) are binary with texts in them and are held back as any file of an unknown kind.
+Form: header(5) of the WFDB Applications Guide. The record's name, comments and descriptions are free text. Of
+annotations, `.atr` is cleaned with the record (`wfdb_annotations`); other annotators' files are held back as of an
+unknown kind.
 """
 
 from __future__ import annotations

@@ -117,7 +117,8 @@ def pack(
         ]
         write_index(staging, index)
         packed.data_version = _version(staging)
-        packed.manifest_sha256 = sign_manifest(staging, signer, _meta(name, shape, packed, origin, prepared, unreviewed))
+        meta = _meta(name, shape, packed, origin, prepared, unreviewed)
+        packed.manifest_sha256 = sign_manifest(staging, signer, meta)
     packed.seconds = time.monotonic() - begin
     return packed
 

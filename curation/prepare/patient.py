@@ -31,7 +31,7 @@ from curation.prepare.workers import Task
 Rejected = tuple[tuple[str, str], ...]
 _KINDS: tuple[Kind, ...] = ("ecg", "eeg")
 # Read otherwise, parts of other files, or what the sample is described by.
-_NOT_RECORDINGS = {".dcm", ".txt", ".dat", ".json"}
+_NOT_RECORDINGS = {".atr", ".dcm", ".txt", ".dat", ".json"}
 
 
 class SampleError(UnfitError):

@@ -261,7 +261,7 @@ def test_a_wfdb_record_goes_through_the_tree_and_is_read_there(tmp_path: Path) -
     (place / "gone.hea").write_text(good.replace("whitmore", "gone"))
     (place / "hidden.hea").write_text(good.replace("whitmore", "hidden"))
     (place / "hidden.dat").write_bytes(b"Agnes Whitmore".ljust(4000, b"\0"))
-    (place / "whitmore.atr").write_bytes(b"\0\0")
+    (place / "whitmore.qrs").write_bytes(b"\0\0")
     done, report = deid(tmp_path / "raw", tmp_path / "clean")
     assert done.quarantined == {
         "length_differs_from_header": 1,

@@ -257,8 +257,8 @@ def test_from_raw_patients_to_a_verified_set_by_the_commands(tmp_path: Path) -> 
             stream.write("FINDINGS: A 9 mm nodule in the right upper lobe (image 1). No pleural effusion.\n")
     clean, ready, done = (tmp_path / name for name in ("clean", "ready", "set"))
     steps: list[list[str | Path]] = [
-        ["deid", raw, clean], ["prepare", clean, ready, "--processes", "1"], ["pack", ready, done, "--heldout", "250", "--unreviewed", "invented"],
-        ["verify", done],
+        ["deid", raw, clean], ["prepare", clean, ready, "--processes", "1"],
+        ["pack", ready, done, "--heldout", "250", "--unreviewed", "invented"], ["verify", done],
     ]  # fmt: skip
     for step in steps:
         result = medllm(tmp_path, *step)
