@@ -20,7 +20,7 @@ from medllm.manifest import load_or_create_private_key, load_private_key, load_p
 
 # No rich tracebacks: they would print local variables, and those hold patients' data.
 app = typer.Typer(
-    help="Make patients' data safe and ready: sample, deid, review, prepare, pack, verify, publish.",
+    help="Make patients' data safe and ready: sample, deid, review, prepare, pack, verify, publish, copy.",
     epilog="`medllm data prepare` makes volumes, waveforms and findings of a de-identified tree; "
     "`medllm data monitor` says where the time of a run that reads a data set goes; "
     "`medllm data tune` finds threads and batch size.",
@@ -216,6 +216,42 @@ def publish(
         raise typer.Exit(1) from None
     did = ("would be sent" if dry_run else "sent and verified there") if done.sent else "there already, verified"
     _print(as_json, asdict(done), f"{done.host}:{done.path}: {done.files} files, {done.size} bytes, {did}")
+
+
+@app.command(name="copy")
+def copy_to_store(
+    directory: Path,
+    name: str,
+    inventory: Inventory = Path("inventory/lab"),
+    key: Key = None,
+    credentials: Annotated[
+        Path | None, typer.Option(help="This host's own, in the AWS format; those of site_object_store by default.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent; change nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Put a copy of a packed data set into the site's object store; each byte is read back, unchanged files stay."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+    from curation.copies import StoreError, copy
+    from medllm.site import load_site
+
+    signer = load_private_key(key or _data_key())
+    columns = (BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    try:
+        with Progress(*columns, console=Console(stderr=True), transient=True, disable=as_json) as bar:
+            total = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+            task = bar.add_task("copy", total=total)
+            done = copy(
+                load_site(inventory), directory, name, signer.public_key(), credentials, dry_run=dry_run,
+                tell=lambda size: bar.advance(task, size),
+            )  # fmt: skip
+    except StoreError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    did = "would be sent" if dry_run else "sent"
+    _print(as_json, asdict(done), f"{done.url}: {done.sent} files {did}, {done.there} were there, {done.size} bytes")
 
 
 @app.command()

@@ -6,6 +6,10 @@ import sys
 
 import pytest
 
+from tests.s3_server import endpoint
+
+__all__ = ["endpoint"]
+
 _INTERN = sys.intern
 
 

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import configparser
-from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medllm.errors import user_error
+from medllm.object_store import open_store
 
 if TYPE_CHECKING:
-    from obstore.store import S3Config
-
     from medllm.site.model import ObjectStore as Address
-
-_TIMEOUT = timedelta(seconds=30)
 
 
 class S3Objects:
@@ -26,18 +19,8 @@ class S3Objects:
         Raises:
             UserError: the credentials can't be read.
         """
-        from obstore.store import S3Store
-
         self._dataset = dataset
-        config: S3Config = {"region": address.region, **_credentials(Path(address.credentials_file))}
-        if address.endpoint:
-            config["endpoint"] = address.endpoint
-        self._store = S3Store.from_url(
-            address.url,
-            config=config,
-            client_options={"allow_http": True, "timeout": _TIMEOUT},
-            retry_config={"max_retries": 2, "retry_timeout": _TIMEOUT},
-        )
+        self._store = open_store(address)
 
     def read(self, shard: str, offset: int, size: int) -> bytes:
         """Bytes of a shard.
@@ -51,26 +34,3 @@ class S3Objects:
             return bytes(obstore.get_range(self._store, f"{self._dataset}/{shard}", start=offset, length=size))
         except Exception as error:  # its own kinds share no base with Python's
             raise OSError(f"the object store can't give {shard} ({type(error).__name__})") from None
-
-
-def _credentials(path: Path) -> S3Config:
-    fix = "write [default] with aws_access_key_id and aws_secret_access_key, as for the AWS command line"
-    parser = configparser.ConfigParser(interpolation=None)
-    try:
-        parser.read_string(path.read_text(encoding="utf-8"))
-        section = parser["default"]
-        missing = {"aws_access_key_id", "aws_secret_access_key"} - set(section)
-    except OSError as error:
-        raise user_error(f"the object store's credentials can't be read ({error.strerror})", fix, file=path) from None
-    except (configparser.Error, KeyError, ValueError):
-        # The parser's message quotes the line, and with it the secret.
-        raise user_error("the object store's credentials are not in the AWS format", fix, file=path) from None
-    if missing:
-        raise user_error(f"the object store's credentials lack {min(missing)}", fix, file=path)
-    found: S3Config = {
-        "access_key_id": section["aws_access_key_id"],
-        "secret_access_key": section["aws_secret_access_key"],
-    }
-    if "aws_session_token" in section:
-        found["session_token"] = section["aws_session_token"]
-    return found
