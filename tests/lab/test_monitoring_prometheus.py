@@ -51,6 +51,16 @@ def firing(name: str, node: str) -> bool:
     return any(alert["labels"]["alertname"] == name and alert["labels"].get("node") == node for alert in alerts)
 
 
+def test_the_monitor_of_a_run_learns_how_busy_the_gpus_are() -> None:
+    """dcgm-exporter's labels, as Prometheus has them here."""
+    from trainer.data.gpu_utilisation import gpu_utilisation
+
+    found = gpu_utilisation(PROMETHEUS.removesuffix("/api/v1"), 60)
+    assert found.gpus == len(SITE.gpu_nodes) * SITE.gpu.per_node
+    assert 0 <= found.lowest_value <= found.mean <= 100
+    assert found.lowest.partition("/")[0] in {host.name for host in SITE.gpu_nodes}
+
+
 def test_every_exporter_is_scraped() -> None:
     nodes = len(SITE.gpu_nodes)
     wanted = {"node-exporter": nodes + 1, "dcgm-exporter": nodes, "alertmanager": 1, "recovery": 1}

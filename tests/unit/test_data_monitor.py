@@ -19,6 +19,7 @@ from trainer.data.advice import BATCHES, Stretch, diagnose
 from trainer.data.cache import DiskCache, MemoryCache, SampleReader
 from trainer.data.collate import Batch, Collator, batches_of
 from trainer.data.gate import Dataset, open_dataset
+from trainer.data.gpu_utilisation import gpu_utilisation
 from trainer.data.loader import Loader, rank_batches
 from trainer.data.monitor import Scrape, app, between, parse
 from trainer.data.shards import RawSample
@@ -212,3 +213,58 @@ def test_nobody_there_is_told_with_the_fix() -> None:
     with pytest.raises(UserError, match="does not answer") as caught:
         CliRunner().invoke(app, ["--url", "http://127.0.0.1:9/metrics", "--seconds", "1"], catch_exceptions=False)
     assert "--url" in caught.value.problems[0].fix
+
+
+# An answer of Prometheus 3.5 (`/api/v1/query`, resultType vector), with dcgm-exporter's labels.
+def _vector(**busy: str) -> bytes:
+    series = [
+        {"metric": {"node": name.partition("_")[0], "gpu": name.partition("_")[2]}, "value": [1_790_000_000.5, value]}
+        for name, value in busy.items()
+    ]
+    return json.dumps({"status": "success", "data": {"resultType": "vector", "result": series}}).encode()
+
+
+def test_the_gpus_mean_and_the_least_busy_one_are_told(serve: Callable[[bytes], str]) -> None:
+    found = gpu_utilisation(serve(_vector(node1_0="90.5", node1_1="70", node2_0="NaN")).removesuffix("/metrics"), 15)
+    assert (found.mean, found.lowest, found.lowest_value, found.gpus, found.seconds) == (80.25, "node1/1", 70.0, 2, 60)
+
+
+@pytest.mark.parametrize(
+    ("page", "rule"),
+    [
+        (_vector(), "no GPU's utilisation"),
+        (_vector(node1_0="NaN"), "no GPU's utilisation"),
+        (b"<html>", "gives no such answer"),
+        (b'{"status": "success", "data": {"result": [{"value": 7}]}}', "no such answer"),
+    ],
+)
+def test_an_answer_without_gpus_is_no_measurement(serve: Callable[[bytes], str], page: bytes, rule: str) -> None:
+    with pytest.raises(ValueError, match=rule):
+        gpu_utilisation(serve(page).removesuffix("/metrics"), 15)
+    with pytest.raises(ValueError, match="does not answer"):
+        gpu_utilisation("http://127.0.0.1:9", 15)
+
+
+def test_idle_gpus_are_named_where_nothing_keeps_them_waiting() -> None:
+    computing = Stretch(
+        10.0, 100, 0, 0, 2, {"wait": 0.1, "compute": 9.0, "read": 1.0, "decode": 0.1, "collate": 0.1}, {}
+    )
+    assert diagnose(computing) == []
+    assert diagnose(computing, 75.0) == []
+    (finding,) = diagnose(computing, 60.0) or []
+    assert finding.name == "gpu"
+    waiting = replace(computing, stages={**computing.stages, "wait": 5.0})
+    assert [finding.name for finding in diagnose(waiting, 60.0) or []] == ["storage"]
+
+
+def test_what_is_not_known_of_the_gpus_is_said(serve: Callable[[bytes], str]) -> None:
+    url = serve(TrainingMetrics("run").page().encode())
+    shown = CliRunner().invoke(app, ["--url", url, "--seconds", "1"]).stdout
+    assert "GPUs: not measured: no Prometheus was named" in shown
+    asked = CliRunner().invoke(app, ["--url", url, "--seconds", "1", "--prometheus", "http://127.0.0.1:9"]).stdout
+    assert "GPUs: not measured: Prometheus does not answer" in asked
+    known = serve(_vector(node1_0="90.5")).removesuffix("/metrics")
+    found = CliRunner().invoke(app, ["--url", url, "--seconds", "1", "--prometheus", known, "--json"])
+    assert json.loads(found.stdout)["gpus"] == {
+        "mean": 90.5, "lowest": "node1/0", "lowest_value": 90.5, "gpus": 1, "seconds": 60,
+    }  # fmt: skip

@@ -16,6 +16,8 @@ WAIT_SHARE = 0.1
 COLLATE_SHARE, BUSY_SHARE = 0.3, 0.8
 # Ours: what a checkpoint or the slowest rank may cost before somebody should look.
 SAVE_SHARE, COMMUNICATE_SHARE = 0.1, 0.2
+# The specification's: below it, a larger batch.
+GPU_BUSY = 75.0
 # Fewer say more of chance than of the run.
 BATCHES = 10
 
@@ -73,6 +75,10 @@ _ADVICE = {
         "verify the data set where it lies (`medllm data verify`) and publish it again",
         "declare site_object_store, so that damaged samples are read from a copy",
     ),
+    "gpu": (
+        "give each GPU more at once: `medllm data tune` tries larger micro-batches (batch.micro_size)",
+        "look at what runs between the kernels: many small ones, copies to and from the GPU",
+    ),
     "communication": (
         "one rank is slower than the others, or the fabric is: look at the checks of `medllm accept run`",
     ),
@@ -83,8 +89,12 @@ _ADVICE = {
 }
 
 
-def diagnose(stretch: Stretch) -> list[Finding] | None:
-    """What slows the run down, the costliest first; none when it computes. None: too little was measured to say."""
+def diagnose(stretch: Stretch, gpu_busy: float | None = None) -> list[Finding] | None:
+    """What slows the run down, the costliest first; none when it computes. None: too little was measured to say.
+
+    Args:
+        gpu_busy: mean utilisation of the GPUs in percent, where it was measured
+    """
     stages = stretch.stages
     step = sum(stages.get(name, 0.0) for name in (WAIT, COMPUTE, COMMUNICATE, SAVE))
     work = sum(stages.get(name, 0.0) for name in (READ, DECODE, COLLATE))
@@ -106,6 +116,9 @@ def diagnose(stretch: Stretch) -> list[Finding] | None:
         for weight, name, says in _loading(stretch, work):
             # Within the time that was waited, the part that the stage has in making batches.
             add(name, waited * weight, f"{waited:.0%} of the time is waiting for batches; {says}")
+    # GPUs that wait for batches, ranks or checkpoints are idle for that reason, which is named already.
+    if not found and gpu_busy is not None and gpu_busy < GPU_BUSY:
+        add("gpu", 1 - gpu_busy / 100, f"the GPUs are busy for {gpu_busy:.0f} % only, and nothing keeps them waiting")
     return [finding for _, finding in sorted(found, key=lambda pair: -pair[0])]
 
 

@@ -8,13 +8,17 @@ import urllib.error
 import urllib.request
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from medllm.errors import user_error
 from trainer.data.advice import Finding, Stretch, diagnose
+from trainer.data.gpu_utilisation import Utilisation, gpu_utilisation
 from trainer.data.stages import STEP, WORK
+
+if TYPE_CHECKING:
+    from medllm.site import Site
 
 _TIMEOUT_S = 5.0
 # A page of metrics has some ten kilobytes.
@@ -105,11 +109,8 @@ def _choose(scrapes: list[Scrape], run: str | None, url: str) -> Scrape:
     raise user_error(f"{url} has {len(found)} such runs (there: {names})", "name one with --run", key="--run")
 
 
-def _rank_0(inventory: Path) -> str:
+def _rank_0(site: Site) -> str:
     """The address of the first GPU node that serves a trainer's metrics."""
-    from medllm.site import load_site
-
-    site = load_site(inventory)
     for host in site.gpu_nodes:
         url = f"http://{host.address}:{site.ports.trainer}/metrics"
         try:
@@ -128,6 +129,9 @@ def _rank_0(inventory: Path) -> str:
 def monitor(
     url: Annotated[str | None, typer.Option(help="Rank 0's metrics (default: those of the site's run).")] = None,
     run: Annotated[str | None, typer.Option(help="The run, if there are several.")] = None,
+    prometheus: Annotated[
+        str | None, typer.Option(help="Who knows how busy the GPUs are (default: the site's, without --url).")
+    ] = None,
     seconds: Annotated[float, typer.Option(min=1, max=3600, help="How long to look.")] = 15,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")] = False,
     inventory: Annotated[
@@ -137,7 +141,12 @@ def monitor(
     """Say where a running training's time goes. Exits 0 when nothing slows it, 1 when something does or too little was
     measured to say, 2 when it can't be reached.
     """
-    url = url or _rank_0(inventory)
+    if url is None:
+        from medllm.site import load_site
+
+        site = load_site(inventory)
+        url = _rank_0(site)
+        prometheus = prometheus or f"http://{site.mgmt.address}:{site.ports.prometheus}"
     first = _choose(_fetch(url), run, url)
     time.sleep(seconds)
     last = _choose(_fetch(url), first.run, url)
@@ -145,20 +154,32 @@ def monitor(
         stretch = between(first, last)
     except ValueError as error:
         raise user_error(str(error), "look again", key="--run") from None
-    findings = diagnose(stretch)
+    gpus, unknown = _gpus(prometheus, seconds)
+    findings = diagnose(stretch, gpus.mean if gpus else None)
     facts = {
         "run": last.run, "step": last.step, "steps": last.step - first.step, **asdict(stretch),
         "outcome": "NOT_RUN" if findings is None else "FAIL" if findings else "PASS",
         "findings": [asdict(finding) for finding in findings or []],
+        "gpus": asdict(gpus) if gpus else None,
     }  # fmt: skip
     if as_json:
         print(json.dumps(facts))
     else:
-        _show(facts, stretch, findings)
+        _show(facts, stretch, findings, gpus or unknown)
     raise typer.Exit(0 if findings == [] else 1)
 
 
-def _show(facts: dict[str, Any], stretch: Stretch, findings: list[Finding] | None) -> None:
+def _gpus(prometheus: str | None, seconds: float) -> tuple[Utilisation | None, str]:
+    """How busy the GPUs were; or why that is not known."""
+    if prometheus is None:
+        return None, "no Prometheus was named (--prometheus)"
+    try:
+        return gpu_utilisation(prometheus, seconds), ""
+    except ValueError as error:
+        return None, str(error)
+
+
+def _show(facts: dict[str, Any], stretch: Stretch, findings: list[Finding] | None, gpus: Utilisation | str) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -176,6 +197,14 @@ def _show(facts: dict[str, Any], stretch: Stretch, findings: list[Finding] | Non
     all_hits = sum(stretch.hits.values())
     levels = ", ".join(f"{level} {count / all_hits:.0%}" for level, count in stretch.hits.items() if count)
     console.print(f"samples from: {levels or 'nowhere yet'}; {stretch.starved} of {stretch.batches} batches were late")
+    if isinstance(gpus, str):
+        console.print(f"GPUs: not measured: {gpus}", highlight=False)
+    else:
+        console.print(
+            f"GPUs: busy for {gpus.mean:.0f} % of the last {gpus.seconds} s; least {gpus.lowest}, "
+            f"{gpus.lowest_value:.0f} %",
+            highlight=False,
+        )
     if findings is None:
         console.print("too little was measured to say what slows it: look longer (--seconds)")
     elif not findings:
