@@ -10,8 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
+def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644, work: Path | None = None) -> None:
     """Replace `path` by `data` in one step; a crash leaves the old file or the new one, never a part.
+
+    Args:
+        work: the directory of the temporary file, on the same file system; by default that of `path`
 
     Raises:
         OSError: with `path` as its file.
@@ -19,7 +22,7 @@ def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
     payload = data.encode() if isinstance(data, str) else data
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, temporary = tempfile.mkstemp(dir=work or path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as stream:
                 stream.write(payload)

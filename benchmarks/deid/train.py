@@ -1,6 +1,6 @@
 """Trains the recogniser (`curation.deid.recogniser`) on labelled notes that were invented for it.
 
-    python -m benchmarks.deid.train [--epochs N] [--guises N] [--to FILE]
+    python -m benchmarks.deid.train [--epochs N] [--guises N] [--networks N] [--to FILE]
 
 It learns from `benchmarks/deid/tuning` and the lab's sample notes, each note in several guises (`guises.py`), with a
 part of what the rules found in it held back, so that it finds what they miss. The hard notes are never read.
@@ -14,11 +14,16 @@ import json
 import random
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from importlib.resources import files
+from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks.deid.guises import guise
@@ -187,27 +192,34 @@ def fit(data: Sequence[Example], epochs: int, seed: int = 1, *, tell: bool = Tru
             mean.update_parameters(model)
             total, steps = total + float(loss.detach()), steps + 1
         if tell:
-            print(
-                f"epoch {epoch + 1}/{epochs}: loss {total / steps:.4f}, {time.monotonic() - started:.1f} s", flush=True
-            )
+            spent = time.monotonic() - started
+            print(f"network {seed}, epoch {epoch + 1}/{epochs}: loss {total / steps:.4f}, {spent:.1f} s", flush=True)
     averaged = mean.module.eval()
     assert isinstance(averaged, Recogniser)
     return averaged
 
 
-def save(model: Recogniser, file: Path) -> None:
-    """The weights as `curation.deid.recogniser.weights` reads them: the table in 8 bits a number, the rest in 16."""
-    table = model.table.weight.detach().numpy()
-    scale = np.abs(table).max(axis=1, keepdims=True) / 127.0 + 1e-12
-    arrays = {"table": np.round(table / scale).astype(np.int8), "scale": scale.astype(np.float16)}
-    for number, layer in enumerate(model.convolutions):
-        assert isinstance(layer, nn.Linear)
-        arrays[f"kernel{number}"] = layer.weight.detach().numpy().T.astype(np.float16)
-        arrays[f"bias{number}"] = layer.bias.detach().numpy().astype(np.float16)
-    arrays["out"] = model.out.weight.detach().numpy().T.astype(np.float16)
-    arrays["out_bias"] = model.out.bias.detach().numpy().astype(np.float16)
+def save(models: Sequence[Recogniser], file: Path) -> None:
+    """The weights as `recogniser.networks` reads them: the tables in 8 bits a number, the rest in 16.
+
+    Each array has the networks as its first dimension.
+    """
+    stacked: dict[str, list[NDArray[np.generic]]] = {}
+    for model in models:
+        table = model.table.weight.detach().numpy()
+        scale = np.abs(table).max(axis=1, keepdims=True) / 127.0 + 1e-12
+        arrays = {"table": np.round(table / scale).astype(np.int8), "scale": scale.astype(np.float16)}
+        for number, layer in enumerate(model.convolutions):
+            assert isinstance(layer, nn.Linear)
+            arrays[f"kernel{number}"] = layer.weight.detach().numpy().T.astype(np.float16)
+            arrays[f"bias{number}"] = layer.bias.detach().numpy().astype(np.float16)
+        arrays["out"] = model.out.weight.detach().numpy().T.astype(np.float16)
+        arrays["out_bias"] = model.out.bias.detach().numpy().astype(np.float16)
+        for name, array in arrays.items():
+            stacked.setdefault(name, []).append(array)
     packed = io.BytesIO()
-    np.savez_compressed(packed, **arrays)
+    together: dict[str, Any] = {name: np.stack(each) for name, each in stacked.items()}
+    np.savez_compressed(packed, **together)
     write_atomic(file, packed.getvalue())
 
 
@@ -215,12 +227,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Train the recogniser of identifiers on the labelled tuning notes.")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--guises", type=int, default=6, help="how many changed copies of each note (default 6)")
+    parser.add_argument("--networks", type=int, default=3, help="how many are trained, of which the mean counts")
     parser.add_argument("--to", type=Path, default=DATA, help="the file of weights")
     chosen = parser.parse_args(arguments)
-    notes = [*load_tuning(), *sample_notes()]
-    print(f"{len(notes)} notes, {chosen.guises} guises of each")
-    save(fit(examples(notes, chosen.guises, random.Random(1)), chosen.epochs), chosen.to)
+    # One core each: they take turns at nothing, and the sums come out the same on every machine.
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        seeds = range(1, chosen.networks + 1)
+        models = list(pool.map(_trained, seeds, repeat(chosen.guises), repeat(chosen.epochs)))
+    save(models, chosen.to)
     return 0
+
+
+def _trained(seed: int, guises: int, epochs: int) -> Recogniser:
+    torch.set_num_threads(1)
+    notes = [*load_tuning(), *sample_notes()]
+    print(f"network {seed}: {len(notes)} notes, {guises} guises of each", flush=True)
+    return fit(examples(notes, guises, random.Random(seed)), epochs, seed)
 
 
 if __name__ == "__main__":

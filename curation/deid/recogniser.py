@@ -5,6 +5,9 @@ is only a number, half a date have none. This network reads each word or charact
 side), what the word lists say of it and what the rules have found there, and gives the kind of identifier it belongs
 to. It is trained by `python -m benchmarks.deid.train` on invented notes; its weights are `data/recogniser.npz`.
 
+Several such networks, trained alike but for their random numbers, are asked, and their mean counts: they err in
+different places (Lakshminarayanan et al. 2017, deep ensembles).
+
 The layers: a sum of hashed features' embeddings (Weinberger et al. 2009, feature hashing; as in spaCy's tagger), then
 residual convolutions of width 3 whose dilation grows (Strubell et al. 2017, iterated dilated convolutions for tagging).
 """
@@ -155,11 +158,17 @@ class Weights:
     out: tuple[Floats, Floats]
 
 
-def scores(rows: Sequence[Sequence[int]], weights: Weights) -> Floats:
-    """(n, k) probabilities of the labels for n tokens, each given by the rows of its features."""
+def scores(rows: Sequence[Sequence[int]], networks: Sequence[Weights]) -> Floats:
+    """(n, k) probabilities of the labels for n tokens, each given by the rows of its features: the networks' mean."""
     lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
     flat = np.fromiter((one for many in rows for one in many), dtype=np.int64, count=int(lengths.sum()))
-    state = np.add.reduceat(weights.table[flat], np.concatenate(([0], np.cumsum(lengths)[:-1])), axis=0)
+    begins = np.concatenate(([0], np.cumsum(lengths)[:-1]))
+    answers = [_answer(np.add.reduceat(network.table[flat], begins, axis=0), network) for network in networks]
+    return np.asarray(np.mean(answers, axis=0), dtype=np.float32)
+
+
+def _answer(state: Floats, weights: Weights) -> Floats:
+    """(n, k) what one network says of n tokens, each given by the sum of its features' vectors."""
     state = _normal(state)
     width = state.shape[1]
     for dilation, (kernel, bias) in zip(DILATIONS, weights.convolutions, strict=True):
@@ -180,22 +189,27 @@ def _normal(state: Floats) -> Floats:
 
 
 @cache
-def weights() -> Weights:
+def networks() -> tuple[Weights, ...]:
     """The trained ones."""
     with files("curation.deid").joinpath("data", "recogniser.npz").open("rb") as file, np.load(file) as kept:
         read = {name: kept[name].astype(np.float32) for name in kept.files}
-    scale = read.pop("scale")
-    convolutions = tuple((read[f"kernel{number}"], read[f"bias{number}"]) for number in range(len(DILATIONS)))
-    return Weights(read["table"] * scale, convolutions, (read["out"], read["out_bias"]))
+    return tuple(
+        Weights(
+            table * scale,
+            tuple((read[f"kernel{number}"][at], read[f"bias{number}"][at]) for number in range(len(DILATIONS))),
+            (read["out"][at], read["out_bias"][at]),
+        )
+        for at, (table, scale) in enumerate(zip(read["table"], read["scale"], strict=True))
+    )
 
 
-def probabilities(view: str, spans: Sequence[Span], network: Weights | None = None) -> tuple[list[Token], Floats]:
+def probabilities(view: str, spans: Sequence[Span]) -> tuple[list[Token], Floats]:
     """The tokens of `view` and (n, k) what each may be; `spans` are what the rules have found."""
     found = tokens(view)
     if not found:
         return [], np.zeros((0, len(LABELS)), dtype=np.float32)
     rows = [[row(feature) for feature in many] for many in features(view, found, spans)]
-    return found, scores(rows, network or weights())
+    return found, scores(rows, networks())
 
 
 def recognised(note: Note, spans: Sequence[Span]) -> list[Span]:

@@ -3,6 +3,7 @@
     RUN/run.json        the parameters; another set of them needs another directory
     RUN/results/xx/ID   one file for each sample, written whole
     RUN/journal.jsonl   while the run is unfinished
+    RUN/unfinished/     while the run is: what is being written
     RUN/index.jsonl     at the end: each sample by id with its hashes, or why it is quarantined
     RUN/summary.json    at the end: counts, reasons, data version
 
@@ -16,6 +17,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -39,6 +41,7 @@ _TOOLS = (
 )  # fmt: skip
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
 RUN, JOURNAL, INDEX, SUMMARY, RESULTS = "run.json", "journal.jsonl", "index.jsonl", "summary.json", "results"
+_WORK, _GONE = "unfinished", "unfinished.gone"
 
 
 @dataclass(slots=True)
@@ -171,8 +174,10 @@ def _go_on(
     kept = {task.id for task in tasks if _is_kept(task, journal.outcomes.get(task.id), destination)}
     results = destination / RESULTS
     # What a killed process left: temporary files, and results that no line tells of.
-    for path in [path for path in results.glob("*/*") if path.name not in kept] + list(results.glob("*/.*")):
+    for path in [path for path in results.glob("*/*") if path.name not in kept]:
         path.unlink(missing_ok=True)
+    _discard(destination)
+    (destination / _WORK).mkdir()
     finished = len(kept)
     if progress:
         progress(finished, len(tasks))
@@ -184,6 +189,15 @@ def _go_on(
         finished += 1
         if progress:
             progress(finished, len(tasks))
+    _discard(destination)
+
+
+def _discard(destination: Path) -> None:
+    """Remove the temporary files. A worker of a lost node may still write: it finds the directory gone, and ends."""
+    shutil.rmtree(destination / _GONE, ignore_errors=True)
+    if (destination / _WORK).exists():
+        (destination / _WORK).rename(destination / _GONE)
+        shutil.rmtree(destination / _GONE)
 
 
 def _is_kept(task: Task, outcome: Outcome | None, destination: Path) -> bool:
@@ -225,7 +239,7 @@ def _one(prepare: Prepare, parameters: dict[str, Any], destination: Path, task: 
         # The message may quote the patient; the type does not.
         reason = f"internal_{type(error).__name__}"
         return Outcome(task.id, "quarantined", reason, inputs_sha256=inputs, stat=stat)
-    write_atomic(result_path(destination, task.id), data)
+    write_atomic(result_path(destination, task.id), data, work=destination / _WORK)
     return Outcome(
         task.id, "done", "", hashlib.sha256(data).hexdigest(), len(data), inputs_sha256=inputs, stat=stat,
         rejected=rejected,

@@ -35,7 +35,7 @@ def test_tokens_cover_all_that_is_no_blank_once_and_in_order() -> None:
 def of(model: train.Recogniser) -> Weights:
     return Weights(
         model.table.weight.detach().numpy(),
-        tuple((layer.weight.detach().numpy().T, layer.bias.detach().numpy()) for layer in model.convolutions),  # type: ignore[union-attr,operator]
+        tuple((layer.weight.detach().numpy().T, layer.bias.detach().numpy()) for layer in model.convolutions),  # type: ignore[operator]
         (model.out.weight.detach().numpy().T, model.out.bias.detach().numpy()),
     )
 
@@ -49,19 +49,22 @@ def test_the_network_says_what_the_trained_one_says() -> None:
     with torch.no_grad():
         logits = model(flat, offsets, torch.zeros(40, dtype=torch.bool))
     expected = torch.softmax(logits, dim=1).numpy()
-    assert np.abs(scores(rows, of(model)) - expected).max() < 1e-4
+    assert np.abs(scores(rows, [of(model)]) - expected).max() < 1e-4
 
 
-def test_saved_weights_say_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_saved_networks_say_the_same_and_their_mean_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(4)
-    model = train.Recogniser().eval()
+    models = [train.Recogniser().eval(), train.Recogniser().eval()]
     file = tmp_path / "data" / "recogniser.npz"
     file.parent.mkdir()
-    train.save(model, file)
+    train.save(models, file)
     monkeypatch.setattr(recogniser, "files", lambda _: tmp_path)
-    read = recogniser.weights.__wrapped__()
+    read = recogniser.networks.__wrapped__()
     rows = [[number, 7 * number + 1] for number in range(30)]
-    assert np.abs(scores(rows, read) - scores(rows, of(model))).max() < 0.05
+    one, other = (scores(rows, [of(model)]) for model in models)
+    assert np.abs(scores(rows, read[:1]) - one).max() < 0.05
+    assert np.abs(scores(rows, read[1:]) - other).max() < 0.05
+    assert np.abs(scores(rows, read) - (one + other) / 2).max() < 0.05
 
 
 def chances(monkeypatch: pytest.MonkeyPatch, outside: float, label: str) -> None:
