@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.deid.counts import SEED
 from benchmarks.deid.templates import make_notes
-from curation.deid.text import redact
+from curation.deid.long_text import redact_any
 
 # The sizes up to 1 MB show the growth where the larger ones do not finish.
 SIZES_MB = (0.0625, 0.25, 1.0, 4.0, 16.0, 64.0)
@@ -37,11 +37,11 @@ def text_of(language: str, size_mb: float) -> str:
 def measure(language: str, size_mb: float) -> dict[str, float | int]:
     """One pass over a text of this size. The peak of memory (ru_maxrss) is the whole process's; `before` tells what was
     there before the pass: Python, word lists, the text itself."""
-    redact("Mr. Smith called." if language == "en" else "患者王伟，电话13800138000。", _SHIFT_DAYS)
+    redact_any("Mr. Smith called." if language == "en" else "患者王伟，电话13800138000。", _SHIFT_DAYS)
     text = text_of(language, size_mb)
     before = _peak_mb()
     wall, processor = time.perf_counter(), time.process_time()
-    count = len(redact(text, _SHIFT_DAYS).spans)
+    count = len(redact_any(text, _SHIFT_DAYS).spans)
     processor, wall = time.process_time() - processor, time.perf_counter() - wall
     return {
         "megabytes": size_mb,

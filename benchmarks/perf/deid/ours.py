@@ -14,4 +14,4 @@ def engine(text: str) -> Found:
 
 
 if __name__ == "__main__":
-    serve(engine, {"model": "rules, name lists and the LAC tagger"}, sys.stdin, sys.stdout)
+    serve(engine, {"model": "rules, name lists, the LAC tagger and the trained recogniser"}, sys.stdin, sys.stdout)
