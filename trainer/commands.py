@@ -67,6 +67,13 @@ def train(
     site = load_site(inventory)
     order = Order(load_config(config, overrides or ()), data, run, steps, nodes, key, fresh, resume)
     plan = make_plan(site, order, launcher.value)
+    needed, there = plan.estimate["memory_gib"], plan.estimate["memory_there_gib"]
+    if needed and needed > there:
+        print(
+            f"warning: a rank is estimated to need {needed} GiB, its GPU has {there}: smaller batch.micro_size, "
+            "engine.activation_checkpoint_layers 1, engine.zero_stage 3, or more nodes",
+            file=sys.stderr,
+        )
     if dry_run:
         print(json.dumps(plan.describe(), indent=2) if as_json else _readable(plan.describe()))
         return

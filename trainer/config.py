@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from medllm.errors import Problem, UserError, user_error
 from medllm.site.source import dotted, plain, read_document
+from planner.model_size import ModelShape
 
 CONFIG_DIRECTORY = Path(__file__).parent / "configs"
 # What may change between two starts of one run without changing what it computes.
@@ -26,14 +27,21 @@ class _Strict(BaseModel):
 
 
 class ModelConfig(_Strict):
-    """Widths in features, sizes in pixels or samples."""
+    """Widths in features, sizes in pixels or samples.
 
+    `waveform_tower_width`: where it is not the image tower's. `positions`: the longest sequence, image and waveform
+    included; `gpt2` learns a vector for each.
+    """
+
+    architecture: Literal["rotary", "gpt2"] = "rotary"
     vocabulary: Annotated[int, Field(ge=16, le=1_000_000)]
+    positions: Annotated[int, Field(ge=16, le=1_000_000)] = 8192
     width: Annotated[int, Field(ge=8, le=65536)]
     layers: Annotated[int, Field(ge=1, le=512)]
     heads: Annotated[int, Field(ge=1, le=512)]
     feed_forward: Annotated[int, Field(ge=8, le=1_000_000)]
     tower_width: Annotated[int, Field(ge=8, le=65536)]
+    waveform_tower_width: Annotated[int, Field(ge=8, le=65536)] | None = None
     image_size: Annotated[int, Field(ge=8, le=4096)]
     image_patch: Annotated[int, Field(ge=2, le=512)]
     waveform_leads: Annotated[int, Field(ge=1, le=64)]
@@ -50,12 +58,23 @@ class ModelConfig(_Strict):
         """Positions that one waveform takes in the decoder's sequence."""
         return self.waveform_samples // self.waveform_patch
 
+    @property
+    def shape(self) -> ModelShape:
+        """What the planner calculates with."""
+        return ModelShape(
+            self.architecture, self.vocabulary, self.width, self.layers, self.heads, self.feed_forward, self.positions,
+            self.tower_width, self.waveform_tower_width or self.tower_width, self.image_patch, self.waveform_leads,
+            self.waveform_patch,
+        )  # fmt: skip
+
     @model_validator(mode="after")
     def _divisible(self) -> ModelConfig:
         if self.width % (2 * self.heads):
             raise ValueError(f"width {self.width} must be a multiple of twice the heads ({2 * self.heads})")
         if self.tower_width % 8:
             raise ValueError(f"tower_width {self.tower_width} must be a multiple of 8")
+        if (self.waveform_tower_width or 8) % 8:
+            raise ValueError(f"waveform_tower_width {self.waveform_tower_width} must be a multiple of 8")
         if self.image_size % self.image_patch:
             raise ValueError(f"image_size {self.image_size} must be a multiple of image_patch {self.image_patch}")
         if self.waveform_samples % self.waveform_patch:
@@ -119,6 +138,7 @@ class OptimizerConfig(_Strict):
 
 class EngineConfig(_Strict):
     zero_stage: Literal[1, 3]
+    precision: Literal["fp32", "bf16"] = "fp32"
     activation_checkpoint_layers: Annotated[int, Field(ge=0)]
     collective_timeout_s: Annotated[int, Field(ge=5, le=7200)]
     threads_per_rank: Annotated[int, Field(ge=1, le=256)]
@@ -160,6 +180,20 @@ class TrainConfig(_Strict):
     evaluation: EvaluationConfig
     loader: LoaderConfig
     launch: LaunchConfig
+
+    @property
+    def positions(self) -> int:
+        """Of a whole sequence: an image's, a waveform's and a note's."""
+        return self.model.image_tokens + self.model.waveform_tokens + self.data.sequence_length
+
+    @model_validator(mode="after")
+    def _long_enough(self) -> TrainConfig:
+        if self.positions > self.model.positions:
+            raise ValueError(
+                f"a sequence has {self.model.image_tokens} positions of an image, {self.model.waveform_tokens} of a "
+                f"waveform and {self.data.sequence_length} of a note; model.positions allows {self.model.positions}"
+            )
+        return self
 
     def fixed_part(self) -> dict[str, Any]:
         """What must not change when a run is resumed: all but how often it saves, evaluates and restarts."""

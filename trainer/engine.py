@@ -36,9 +36,10 @@ def learning_rate(config: OptimizerConfig, step: int) -> float:
 
 
 def build_engine(config: TrainConfig, ranks: Ranks) -> Any:
-    """A DeepSpeed engine (ZeRO-1 or ZeRO-3, FP32) around a freshly initialised `MedicalDecoder`.
+    """A DeepSpeed engine around a freshly initialised `MedicalDecoder`: ZeRO-1 or ZeRO-3, FP32 or BF16.
 
-    Every rank builds the same weights from the seed; its random generators then go their own way.
+    BF16 has FP32 master weights, moments and sums of gradients. Every rank builds the same weights from the seed; its
+    random generators then go their own way.
     """
     import deepspeed
 
@@ -64,6 +65,7 @@ def build_engine(config: TrainConfig, ranks: Ranks) -> Any:
             "gradient_clipping": config.optimizer.clip_norm,
             # The default bucket of 5e8 elements is 2 GB in FP32, cleared each step.
             "zero_optimization": {"stage": config.engine.zero_stage, "reduce_bucket_size": _BUCKET_ELEMENTS},
+            "bf16": {"enabled": config.engine.precision == "bf16"},
             "steps_per_print": 2**31,
         },
     )

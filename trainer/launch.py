@@ -15,6 +15,7 @@ from medllm.errors import Problem, user_error
 from medllm.files import state_dir
 from medllm.site import Site
 from trainer.config import TrainConfig
+from trainer.estimate import estimate
 from trainer.request import RUN_NAME, Request
 
 TRAINER_PYTHON = "trainer/current/python"
@@ -47,6 +48,8 @@ class Plan:
     fresh: bool
     must_resume: bool
     script: str = ""
+    # What the run would need and reach (`trainer.estimate`).
+    estimate: dict[str, Any] = field(default_factory=dict)
 
     def describe(self) -> dict[str, Any]:
         """For `--dry-run`."""
@@ -61,6 +64,7 @@ class Plan:
             "data": str(self.request.data_directory),
             "run_directory": str(self.request.run_directory),
             "fresh": self.fresh,
+            **self.estimate,
             "script": self.script,
         }
 
@@ -114,6 +118,7 @@ def make_plan(site: Site, order: Order, launcher: str) -> Plan:
         order.fresh,
         order.must_resume,
         job_script(site, request, count, ranks_per_node(site)),
+        estimate(order.config, site, request.world_size),
     )
 
 
@@ -166,6 +171,7 @@ def _local_plan(site: Site, order: Order) -> Plan:
         world_size,
         order.fresh,
         order.must_resume,
+        estimate=estimate(order.config, site, world_size),
     )
 
 

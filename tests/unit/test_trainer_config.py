@@ -80,3 +80,23 @@ def test_the_rate_rises_falls_and_stays() -> None:
     assert learning_rate(config, middle) == pytest.approx(peak * (1 + config.minimum_ratio) / 2, rel=0.02)
     for step in (config.decay_steps, 10 * config.decay_steps):
         assert learning_rate(config, step) == pytest.approx(peak * config.minimum_ratio)
+
+
+def test_a_sequence_longer_than_the_model_s_positions_is_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"16 positions of an image, 10 of a waveform and 256 of a note; model.positions"
+    ):
+        load_config("medllm-tiny", ["model.positions=200"])
+
+
+@pytest.mark.parametrize(
+    ("override", "rule"),
+    [
+        ("model.architecture=llama", "'rotary' or 'gpt2'"),
+        ("engine.precision=fp16", "'fp32' or 'bf16'"),
+        ("model.waveform_tower_width=12", "multiple of 8"),
+    ],
+)
+def test_what_the_model_can_not_be_is_refused(override: str, rule: str) -> None:
+    with pytest.raises(UserError, match=rule):
+        load_config("medllm-tiny", [override])

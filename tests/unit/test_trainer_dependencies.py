@@ -21,8 +21,8 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 # The operator's side: it starts the trainer and is no part of it.
 OPERATORS = {
-    "trainer.commands", "trainer.data.monitor", "trainer.data.tune", "trainer.launch", "trainer.launch_local",
-    "trainer.launch_slurm",
+    "trainer.commands", "trainer.data.gpu_utilisation", "trainer.data.monitor", "trainer.data.tune", "trainer.estimate",
+    "trainer.launch", "trainer.launch_local", "trainer.launch_slurm",
 }  # fmt: skip
 OURS = {"medllm", "planner", "trainer"}
 

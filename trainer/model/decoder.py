@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from trainer.config import ModelConfig
-from trainer.model.layers import Block, Tower, image_patches, waveform_patches
+from trainer.model.layers import Block, LiteralBlock, Tower, image_patches, waveform_patches
 
 _INIT_STD = 0.02
 
@@ -28,11 +28,15 @@ class MedicalDecoder(nn.Module):
         self.segment = activation_checkpoint_layers
         self.embedding = nn.Embedding(config.vocabulary, config.width)
         self.image_tower = Tower(config.image_patch**2, config.tower_width, config.width)
-        self.waveform_tower = Tower(config.waveform_leads * config.waveform_patch, config.tower_width, config.width)
+        recording = config.waveform_leads * config.waveform_patch
+        self.waveform_tower = Tower(recording, config.waveform_tower_width or config.tower_width, config.width)
+        literal = config.architecture == "gpt2"
+        block = LiteralBlock if literal else Block
+        self.positions = nn.Embedding(config.positions, config.width) if literal else None
         self.blocks = nn.ModuleList(
-            Block(config.width, config.heads, config.feed_forward) for _ in range(config.layers)
+            block(config.width, config.heads, config.feed_forward) for _ in range(config.layers)
         )
-        self.norm = nn.RMSNorm(config.width)
+        self.norm: nn.Module = nn.LayerNorm(config.width) if literal else nn.RMSNorm(config.width)
         # Not tied to the embedding: a weight used in two modules needs special care under ZeRO-3.
         self.head = nn.Linear(config.width, config.vocabulary, bias=False)
         self._initialise()
@@ -41,6 +45,8 @@ class MedicalDecoder(nn.Module):
         deep = _INIT_STD / math.sqrt(2 * self.config.layers)
         for name, parameter in self.named_parameters():
             if parameter.ndim < 2:
+                if name.startswith("blocks.") and name.endswith("bias"):
+                    nn.init.zeros_(parameter)
                 continue
             std = deep if name.endswith(("attention.out.weight", "down.weight")) else _INIT_STD
             # Towers are shallow and narrow: the usual 1/sqrt(fan in), else their tokens would start as noise of 1e-3.
@@ -68,14 +74,17 @@ class MedicalDecoder(nn.Module):
         Returns:
             float [batch, length, vocabulary].
         """
+        precision = self.embedding.weight.dtype
         prefix = torch.cat(
             (
-                self.image_tower(image_patches(image, self.config.image_patch)),
-                self.waveform_tower(waveform_patches(waveform, self.config.waveform_patch)),
+                self.image_tower(image_patches(image, self.config.image_patch).to(precision)),
+                self.waveform_tower(waveform_patches(waveform, self.config.waveform_patch).to(precision)),
             ),
             dim=1,
         )
         x = torch.cat((prefix, self.embedding(tokens)), dim=1)
+        if self.positions is not None:
+            x = x + self.positions(torch.arange(x.shape[1], device=x.device))
         mask = self._mask(image_present, waveform_present, tokens.shape[1])
         for start in range(0, len(self.blocks), self.segment or len(self.blocks)):
             stop = start + (self.segment or len(self.blocks))

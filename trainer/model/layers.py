@@ -38,23 +38,26 @@ def rotate(values: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with rotary positions; QKV is laid out head-major, [heads, 3, head width]."""
+    """Multi-head self-attention; QKV is laid out head-major, [heads, 3, head width].
 
-    def __init__(self, width: int, heads: int) -> None:
+    With rotary positions and no offsets, or with offsets where the positions are learned (`rotary` False).
+    """
+
+    def __init__(self, width: int, heads: int, *, rotary: bool = True) -> None:
         super().__init__()
-        self.heads, self.head_width = heads, width // heads
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
+        self.heads, self.head_width, self.rotary = heads, width // heads, rotary
+        self.qkv = nn.Linear(width, 3 * width, bias=not rotary)
+        self.out = nn.Linear(width, width, bias=not rotary)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """`x` float [batch, length, width]; `mask` bool [batch, 1, length, length], True = may look. Same shape out."""
         batch, length, width = x.shape
         qkv = self.qkv(x).view(batch, length, self.heads, 3, self.head_width)
         query, key, value = (part.transpose(1, 2) for part in qkv.unbind(dim=3))
-        cosines, sines = rotary_angles(length, self.head_width, x.device)
-        mixed = F.scaled_dot_product_attention(
-            rotate(query, cosines, sines), rotate(key, cosines, sines), value, attn_mask=mask
-        )
+        if self.rotary:
+            cosines, sines = rotary_angles(length, self.head_width, x.device)
+            query, key = rotate(query, cosines, sines), rotate(key, cosines, sines)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.out(mixed.transpose(1, 2).reshape(batch, length, width))  # type: ignore[no-any-return]
 
 
@@ -74,6 +77,24 @@ class Block(nn.Module):
         x = x + self.attention(self.attention_norm(x), mask)
         gate, up = self.gate_up(self.feed_forward_norm(x)).chunk(2, dim=-1)
         return x + self.down(F.silu(gate) * up)  # type: ignore[no-any-return]
+
+
+class LiteralBlock(nn.Module):
+    """GPT-2's block (Radford et al. 2019): LayerNorm, attention, LayerNorm, two layers with GELU; all with offsets."""
+
+    def __init__(self, width: int, heads: int, feed_forward: int) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(width)
+        self.attention = Attention(width, heads, rotary=False)
+        self.feed_forward_norm = nn.LayerNorm(width)
+        self.up = nn.Linear(width, feed_forward)
+        self.down = nn.Linear(feed_forward, width)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """`x` float [batch, length, width]; `mask` as in `Attention`. Same shape out."""
+        x = x + self.attention(self.attention_norm(x), mask)
+        hidden = F.gelu(self.up(self.feed_forward_norm(x)), approximate="tanh")
+        return x + self.down(hidden)  # type: ignore[no-any-return]
 
 
 class Tower(nn.Module):
