@@ -145,8 +145,12 @@ class EngineConfig(_Strict):
 
 
 class CheckpointConfig(_Strict):
+    """Saved after so many steps or minutes, whichever is first; kept are the newest and the best by held-out loss."""
+
     every_steps: Count
+    every_minutes: Annotated[float, Field(gt=0, le=10_080)] | None = None
     keep_last: Count
+    keep_best: Annotated[int, Field(ge=0, le=100)] = 0
 
 
 class LoaderConfig(_Strict):

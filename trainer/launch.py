@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from medllm.errors import Problem, user_error
 from medllm.files import state_dir
 from medllm.site import Site
+from medllm.thresholds import PEAK_BF16_TFLOPS
 from trainer.config import TrainConfig
 from trainer.estimate import estimate
 from trainer.request import RUN_NAME, Request
@@ -147,7 +148,15 @@ def cluster_request(site: Site, order: Order, nodes: int, datasets: Path, checkp
         world_size=world_size,
         accelerator=site.trainer_accelerator,
         metrics_port=site.ports.trainer,
+        peak_flops=peak_flops(site, world_size),
     )
+
+
+def peak_flops(site: Site, ranks: int) -> float | None:
+    """What so many GPUs of the site can do in a second in BF16; None on CPUs and for a model that is not known."""
+    if site.trainer_accelerator != "cuda" or site.gpu.model not in PEAK_BF16_TFLOPS:
+        return None
+    return PEAK_BF16_TFLOPS[site.gpu.model] * 1e12 * ranks
 
 
 def _local_plan(site: Site, order: Order) -> Plan:
@@ -166,6 +175,7 @@ def _local_plan(site: Site, order: Order) -> Plan:
             world_size=world_size,
             accelerator=site.trainer_accelerator,
             metrics_port=site.ports.trainer,
+            peak_flops=peak_flops(site, world_size),
         ),
         ("localhost",),
         world_size,

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 
 from medllm.errors import user_error
+from planner.model_size import flops_per_token
 from trainer.checkpoint import store
 from trainer.checkpoint.state import (
     ENGINE,
@@ -23,6 +24,7 @@ from trainer.checkpoint.state import (
     load_random_state,
     own_files,
     save_random_state,
+    val_loss_of,
 )
 from trainer.config import TrainConfig
 from trainer.data.cache import DiskCache, MemoryCache, ObjectStore, SampleReader
@@ -73,6 +75,9 @@ class Trainer:
         self.engine = build_engine(config, ranks)
         self.progress = Progress()
         self.state_sha256 = ""
+        self._saved_at = time.monotonic()
+        # The step of the last evaluation, and its loss.
+        self._evaluated: tuple[int, float] | None = None
 
     def train(self, steps: int) -> bool:
         """Train up to `steps` optimizer steps in the run's whole life. False when it was asked to stop before."""
@@ -80,11 +85,11 @@ class Trainer:
             self._evaluate()
         with self._loader() as loader:
             while self.progress.step < steps:
-                stop = self._step(loader)
+                stop, due = self._step(loader)
                 step = self.progress.step
                 if step % self.config.evaluation.every_steps == 0 or step == steps:
                     self._evaluate()
-                if step % self.config.checkpoint.every_steps == 0 or step == steps or stop:
+                if step % self.config.checkpoint.every_steps == 0 or step == steps or stop or due:
                     with self.clock.stage(SAVE):
                         self._save()
                 if stop:
@@ -114,13 +119,13 @@ class Trainer:
         """Samples that no storage could give whole: the run goes on without them, and says so."""
         print(f"rank {self.ranks.rank}: left out, damaged where they lie: {', '.join(keys)}", flush=True)
 
-    def _step(self, loader: Loader) -> bool:
-        """One optimizer step; True when any rank was asked to stop."""
+    def _step(self, loader: Loader) -> tuple[bool, bool]:
+        """One optimizer step; whether any rank was asked to stop, and whether by rank 0's clock a checkpoint is due."""
         begin = time.perf_counter()
         step = self.progress.step + 1
         rate = learning_rate(self.config.optimizer, step)
         set_learning_rate(self.engine, rate)
-        loss_sum, tokens, data_seconds = 0.0, 0, 0.0
+        loss_sum, tokens, data_seconds, positions = 0.0, 0, 0.0, 0.0
         for _ in range(self.accumulation):
             reading = time.perf_counter()
             batch, samples = next(loader)
@@ -133,9 +138,12 @@ class Trainer:
                 self.engine.step()
                 loss_sum += loss.item() * targets
             tokens += batch.target_tokens
+            positions += self._positions(batch)
         stop = self.stop.asked
         with self.clock.stage(COMMUNICATE):
-            loss_sum, all_tokens, stopping, lost = self.ranks.sum([loss_sum, tokens, stop, loader.lost])
+            loss_sum, all_tokens, stopping, lost, due, positions = self.ranks.sum(
+                [loss_sum, tokens, stop, loader.lost, self._is_due(), positions]
+            )
         tokens = int(all_tokens)
         self.progress = Progress(step, samples, self.progress.tokens + tokens)
         mean = loss_sum / max(1, tokens)
@@ -145,6 +153,8 @@ class Trainer:
         if self.files and self.metrics:
             norm = float(self.engine.get_global_grad_norm() or 0.0)
             self.metrics.stepped(step, tokens, mean, rate, seconds, data_seconds, norm)
+            flops = positions * flops_per_token(self.config.model.shape, self.config.positions) / seconds
+            self.metrics.efficiency(flops, self.files.goodput(step, seconds))
             self.metrics.loaded(loader, int(lost), self.clock.seconds())
             self.files.metrics(
                 step=step,
@@ -157,7 +167,18 @@ class Trainer:
                 data_s=data_seconds,
                 lost=int(lost),
             )
-        return stopping > 0
+        return stopping > 0, due > 0
+
+    def _is_due(self) -> bool:
+        """Whether the time for a checkpoint has come; rank 0's clock says so for all."""
+        minutes = self.config.checkpoint.every_minutes
+        return self.ranks.rank == 0 and minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
+
+    def _positions(self, batch: Batch) -> int:
+        """Positions of the decoder that hold something: targets, and those of images and waveforms that are there."""
+        model = self.config.model
+        images, waveforms = int(batch.image_present.sum()), int(batch.waveform_present.sum())
+        return batch.target_tokens + images * model.image_tokens + waveforms * model.waveform_tokens
 
     def _loss(self, batch: Batch) -> torch.Tensor:
         """Sum of the cross-entropies of a batch's targets, nats, float32 scalar."""
@@ -181,6 +202,7 @@ class Trainer:
             tokens += batch.target_tokens
         self.engine.train()
         loss_sum, all_tokens = self.ranks.sum([loss_sum, tokens])
+        self._evaluated = self.progress.step, loss_sum / all_tokens
         if self.files and self.metrics:
             self.files.evaluation(self.progress.step, loss_sum / all_tokens)
             self.metrics.evaluated(loss_sum / all_tokens)
@@ -204,7 +226,8 @@ class Trainer:
         if self.files and self.metrics:
             hashes = {name: entry for part in sealed for name, entry in part.items()}
             store.commit(self.run, step, hashes)
-            deleted = store.prune(self.run, self.config.checkpoint.keep_last)
+            kept = self.config.checkpoint
+            deleted = store.prune(self.run, kept.keep_last, kept.keep_best, val_loss_of)
             self.metrics.checkpointed(step)
             self._event(
                 "checkpoint",
@@ -213,10 +236,13 @@ class Trainer:
                 deleted=[checkpoint.path.name for checkpoint in deleted],
             )
         self.ranks.barrier()
+        self._saved_at = time.monotonic()
 
     def _state(self) -> TrainerState:
         own = digest(self.engine.optimizer.state_dict())
-        return TrainerState(self.progress, self.ranks.world_size, tuple(self.ranks.gather(own)))
+        step, loss = self._evaluated or (-1, math.nan)
+        measured = loss if step == self.progress.step else None
+        return TrainerState(self.progress, self.ranks.world_size, tuple(self.ranks.gather(own)), measured)
 
     def restore(self) -> None:
         """Load the newest checkpoint whose files are what was written; older ones when it is not.

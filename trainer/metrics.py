@@ -18,7 +18,9 @@ log = logging.getLogger(__name__)
 class TrainingMetrics:
     """`training_*` metrics with the label `run`. Counters go on from where a resumed run stood."""
 
-    def __init__(self, run: str) -> None:
+    def __init__(self, run: str, peak_flops: float | None = None) -> None:
+        """`peak_flops`: what all ranks' GPUs together could do in a second, in BF16."""
+        self._peak = peak_flops
         self._registry = CollectorRegistry()
         self._run = run
         self._server: WSGIServer | None = None
@@ -43,6 +45,16 @@ class TrainingMetrics:
         )
         self._hits = Gauge(
             "training_data_hits", "Samples of rank 0 by where they came from", ["run", "level"], registry=self._registry
+        )
+        self._flops = self._gauge(
+            "training_model_flops_per_second",
+            "Model FLOPs of the last step by its duration, over all ranks: 6 N + 12 layers width length for each "
+            "position that holds something, nothing recomputed (PaLM, appendix B)",
+        )
+        # Only where there is something to compare with: a 0 would be a measurement.
+        self._mfu = self._gauge("training_mfu", "The same by the BF16 peak of all GPUs") if peak_flops else None
+        self._goodput = self._gauge(
+            "training_goodput", "Share of the time since the run began that went into steps that count, each once"
         )
         self._checkpoint_step = self._gauge("training_checkpoint_step", "Step of the newest checkpoint")
         self._checkpoint_time = self._gauge("training_checkpoint_timestamp_seconds", "When it was published, Unix time")
@@ -83,6 +95,13 @@ class TrainingMetrics:
         self._step_seconds.set(seconds)
         self._data_seconds.set(data_seconds)
         self._grad_norm.set(grad_norm)
+
+    def efficiency(self, flops: float, goodput: float) -> None:
+        """`flops` a second of the last step over all ranks; `goodput` as a share."""
+        self._flops.set(flops)
+        if self._mfu and self._peak:
+            self._mfu.set(flops / self._peak)
+        self._goodput.set(goodput)
 
     def loaded(self, loader: Loader, lost: int, stages: Mapping[str, float]) -> None:
         """What the loader did since this process began; `stages` in seconds, `lost` over all ranks."""

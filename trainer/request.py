@@ -20,7 +20,7 @@ RUN_NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 
 class Request(BaseModel):
     """Paths as the ranks see them; `cache_directory` is on a disk of the node's own. `world_size` is how many ranks the
-    launcher starts.
+    launcher starts; `peak_flops` what all their GPUs could do in a second, in BF16, where that is known.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -36,6 +36,7 @@ class Request(BaseModel):
     world_size: Annotated[int, Field(ge=1)]
     accelerator: Literal["cuda", "npu", "cpu"]
     metrics_port: Annotated[int, Field(ge=0, le=65535)]
+    peak_flops: Annotated[float, Field(gt=0)] | None = None
 
     @classmethod
     def read(cls, path: Path) -> Request:

@@ -142,6 +142,12 @@ class RunFiles:
             ) from None
         previous = [record for record in read_lines(directory / EVENTS) if record.get("event") in {"start", "resume"}]
         self.restart = len(previous)
+        self._began = float(previous[0]["time"]) if previous else time.time()
+        self._seconds = {
+            int(record["step"]): float(record["step_s"])
+            for record in read_lines(directory / METRICS)
+            if "step" in record and "step_s" in record
+        }
 
     def begin(self, config: TrainConfig, manifest_sha256: str, data: Path, hosts: list[str]) -> None:
         """Write run.json, once in a run's life."""
@@ -168,6 +174,15 @@ class RunFiles:
     def metrics(self, **record: Any) -> None:
         """Add to metrics.jsonl."""
         append_line(self.directory / METRICS, {**record, "time": time.time(), "restart": self.restart})
+
+    def goodput(self, step: int, seconds: float) -> float:
+        """The share of the time since the run began that its steps took up to `step`, each counted once.
+
+        What a restart does again, waits and loads is lost time; so is what a step took that was done again later.
+        """
+        self._seconds[step] = seconds
+        useful = sum(spent for number, spent in self._seconds.items() if number <= step)
+        return min(1.0, useful / max(useful, time.time() - self._began))
 
     def evaluation(self, step: int, loss: float) -> None:
         """Add to eval.jsonl; `loss` in nats a token."""

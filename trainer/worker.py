@@ -81,7 +81,7 @@ def _work(request: Request, ranks: Ranks) -> int:
         if not known:
             hosts = [host for _, host in answers]
             files.begin(request.config, dataset.manifest_sha256, request.data_directory, hosts)
-        metrics = TrainingMetrics(request.run)
+        metrics = TrainingMetrics(request.run, request.peak_flops)
         metrics.serve(request.metrics_port)
     trainer: Trainer | None = None
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from trainer.checkpoint import store
-from trainer.checkpoint.state import digest
+from trainer.checkpoint.state import Progress, TrainerState, digest, val_loss_of
 
 
 def _publish(run: Path, step: int, content: bytes = b"weights") -> store.Checkpoint:
@@ -100,6 +101,41 @@ def test_pruning_never_deletes_the_only_good_one(tmp_path: Path) -> None:
         if checkpoint.step == 10:
             _flip(checkpoint.path / "engine/part0")
     assert store.prune(tmp_path, 1) == [], "none is good: none may be deleted"
+
+
+def test_pruning_keeps_the_best_beside_the_newest(tmp_path: Path) -> None:
+    losses = {10: 2.0, 20: 1.0, 30: 3.0, 40: None, 50: 1.0, 60: 4.0, 70: 5.0}
+    for step in losses:
+        _publish(tmp_path, step)
+
+    def loss_of(path: Path) -> float | None:
+        return losses[int(path.name.removeprefix("step-"))]
+
+    deleted = store.prune(tmp_path, 2, 2, loss_of)
+    assert [checkpoint.step for checkpoint in store.published(tmp_path)] == [70, 60, 50, 20]
+    assert sorted(checkpoint.step for checkpoint in deleted) == [10, 30, 40]
+    assert store.prune(tmp_path, 2, 2, loss_of) == []
+    _flip(store.published(tmp_path)[2].path / "engine/part0")
+    store.prune(tmp_path, 2, 2, loss_of)
+    assert [checkpoint.step for checkpoint in store.published(tmp_path)] == [70, 60, 20], (
+        "a spoiled one is not the best"
+    )
+    assert [checkpoint.step for checkpoint in store.prune(tmp_path, 2)] == [20]
+
+
+def test_pruning_keeps_all_while_too_few_are_good(tmp_path: Path) -> None:
+    for step in (10, 20):
+        _publish(tmp_path, step)
+    assert store.prune(tmp_path, 3, 1, lambda _: 1.0) == []
+
+
+def test_the_state_remembers_its_loss_and_reads_older_ones(tmp_path: Path) -> None:
+    TrainerState(Progress(3, 4, 5), 1, ("a",), 1.5).write(tmp_path)
+    assert val_loss_of(tmp_path) == 1.5
+    older = json.loads((tmp_path / "trainer_state.json").read_text())
+    del older["val_loss"]
+    (tmp_path / "trainer_state.json").write_text(json.dumps(older))
+    assert val_loss_of(tmp_path) is None
 
 
 def test_the_digest_sees_a_single_bit() -> None:

@@ -30,11 +30,15 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class TrainerState:
-    """`rank_sha256[r]` is the digest of rank r's share of weights and optimizer state."""
+    """`rank_sha256[r]` is the digest of rank r's share of weights and optimizer state.
+
+    val_loss: nats a token over the held-out samples, where it was measured at this very step
+    """
 
     progress: Progress
     world_size: int
     rank_sha256: tuple[str, ...]
+    val_loss: float | None = None
 
     @property
     def state_sha256(self) -> str:
@@ -51,7 +55,13 @@ class TrainerState:
     def read(cls, checkpoint: Path) -> TrainerState:
         """Of a checkpoint whose hashes were verified."""
         data = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
-        return cls(Progress(**data["progress"]), data["world_size"], tuple(data["rank_sha256"]))
+        progress = Progress(**data["progress"])
+        return cls(progress, data["world_size"], tuple(data["rank_sha256"]), data.get("val_loss"))
+
+
+def val_loss_of(checkpoint: Path) -> float | None:
+    """The held-out loss of a checkpoint whose hashes were verified."""
+    return TrainerState.read(checkpoint).val_loss
 
 
 def digest(state: Any) -> str:

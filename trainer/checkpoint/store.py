@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -121,18 +121,31 @@ def commit(run: Path, step: int, hashes: Mapping[str, FileHash]) -> Checkpoint:
     return Checkpoint(step, final)
 
 
-def prune(run: Path, keep: int) -> list[Checkpoint]:
-    """Delete all but the newest `keep` good checkpoints; bad ones newer than those stay for a post-mortem.
+def prune(
+    run: Path, keep: int, keep_best: int = 0, loss_of: Callable[[Path], float | None] = lambda _: None
+) -> list[Checkpoint]:
+    """Delete all but the newest `keep` good checkpoints and the `keep_best` good ones of the least loss.
 
-    Nothing is deleted unless `keep` checkpoints were just verified, so the only good one is never lost.
+    Bad ones newer than the last of those `keep` stay for a post-mortem. Nothing is deleted unless `keep` checkpoints
+    were just verified, so the only good one is never lost.
+
+    Args:
+        loss_of: the held-out loss of a good checkpoint, None where it was not measured at its step
     """
-    good, deleted = 0, []
+    newest: list[Checkpoint] = []
+    older: list[Checkpoint] = []
     for checkpoint in published(run):
-        if good >= keep:
-            _remove(checkpoint.path)
-            deleted.append(checkpoint)
+        if len(newest) >= keep:
+            older.append(checkpoint)
         elif problem_of(checkpoint.path) is None:
-            good += 1
+            newest.append(checkpoint)
+    good = newest + [one for one in older if keep_best and problem_of(one.path) is None]
+    measured = [(loss, one) for one in good if (loss := loss_of(one.path)) is not None]
+    # Of two with the same loss the newer one.
+    best = [one for _, one in sorted(measured, key=lambda pair: (pair[0], -pair[1].step))[:keep_best]]
+    deleted = [one for one in older if one not in best]
+    for one in deleted:
+        _remove(one.path)
     return deleted
 
 
