@@ -17,7 +17,7 @@ from planner.model_size import ModelShape
 
 CONFIG_DIRECTORY = Path(__file__).parent / "configs"
 # What may change between two starts of one run without changing what it computes.
-_FREE_SECTIONS = ("checkpoint", "evaluation", "launch", "loader")
+_FREE_SECTIONS = ("checkpoint", "evaluation", "launch", "loader", "stability")
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -167,6 +167,18 @@ class EvaluationConfig(_Strict):
     samples: Count
 
 
+class StabilityConfig(_Strict):
+    """When a step does not stand: the run goes back to its newest checkpoint and passes the samples since then over.
+
+    A loss that is not finite never stands. `spike_factor`: robust standard deviations above the median of the last
+    `window` losses. `rewinds`: how often in a row, without a checkpoint between; then the run ends.
+    """
+
+    window: Annotated[int, Field(ge=8, le=10_000)] = 64
+    spike_factor: Annotated[float, Field(ge=3, le=1000)] = 10.0
+    rewinds: Annotated[int, Field(ge=0, le=100)] = 3
+
+
 class LaunchConfig(_Strict):
     max_restarts: Annotated[int, Field(ge=0, le=1000)]
     time_limit_minutes: Annotated[int, Field(ge=1, le=525_600)]
@@ -184,6 +196,7 @@ class TrainConfig(_Strict):
     evaluation: EvaluationConfig
     loader: LoaderConfig
     launch: LaunchConfig
+    stability: StabilityConfig = StabilityConfig()
 
     @property
     def positions(self) -> int:

@@ -6,6 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -37,6 +38,7 @@ from trainer.engine import build_engine, learning_rate, set_learning_rate
 from trainer.metrics import TrainingMetrics
 from trainer.ranks import Ranks
 from trainer.run_files import RunFiles
+from trainer.stability import SpikeWatch
 
 
 class StopRequest:
@@ -48,6 +50,14 @@ class StopRequest:
 
     def _ask(self, _number: int, _frame: FrameType | None) -> None:
         self.asked = True
+
+
+class UnstableError(Exception):
+    """A step must not stand; `samples`: how many the run had taken with it. All ranks see the same."""
+
+    def __init__(self, step: int, samples: int, reason: str) -> None:
+        super().__init__(reason)
+        self.step, self.samples, self.reason = step, samples, reason
 
 
 class Trainer:
@@ -76,6 +86,9 @@ class Trainer:
         self.progress = Progress()
         self.state_sha256 = ""
         self._saved_at = time.monotonic()
+        self._watch = SpikeWatch(config.stability.window, config.stability.spike_factor)
+        # How often it went back since the last checkpoint.
+        self._rewinds = 0
         # The step of the last evaluation, and its loss.
         self._evaluated: tuple[int, float] | None = None
 
@@ -83,20 +96,32 @@ class Trainer:
         """Train up to `steps` optimizer steps in the run's whole life. False when it was asked to stop before."""
         if self.progress.step == 0:
             self._evaluate()
-        with self._loader() as loader:
-            while self.progress.step < steps:
-                stop, due = self._step(loader)
-                step = self.progress.step
-                if step % self.config.evaluation.every_steps == 0 or step == steps:
-                    self._evaluate()
-                if step % self.config.checkpoint.every_steps == 0 or step == steps or stop or due:
-                    with self.clock.stage(SAVE):
-                        self._save()
-                if stop:
-                    break
+        stopped = False
+        while self.progress.step < steps and not stopped:
+            # A new one after each rewind: it reads from where the run stands.
+            with self._loader() as loader:
+                stopped = self._steps(loader, steps)
         finished = self.progress.step >= steps
         self._event("stop", reason="finished" if finished else "SIGTERM", state_sha256=self.state_sha256)
         return finished
+
+    def _steps(self, loader: Loader, steps: int) -> bool:
+        """Steps until all are done, one did not stand (the run was taken back), or it was asked to stop: True then."""
+        while self.progress.step < steps:
+            try:
+                stop, due = self._step(loader)
+            except UnstableError as unstable:
+                self._rewind(unstable)
+                return False
+            step = self.progress.step
+            if step % self.config.evaluation.every_steps == 0 or step == steps:
+                self._evaluate()
+            if step % self.config.checkpoint.every_steps == 0 or step == steps or stop or due:
+                with self.clock.stage(SAVE):
+                    self._save()
+            if stop:
+                return True
+        return False
 
     def _loader(self) -> Loader:
         """This rank's micro-batches from where the run stands."""
@@ -145,11 +170,11 @@ class Trainer:
                 [loss_sum, tokens, stop, loader.lost, self._is_due(), positions]
             )
         tokens = int(all_tokens)
-        self.progress = Progress(step, samples, self.progress.tokens + tokens)
         mean = loss_sum / max(1, tokens)
         seconds = time.perf_counter() - begin
-        if not math.isfinite(mean):
-            raise FloatingPointError(f"the loss of step {step} is not finite")
+        if problem := self._watch.judge(mean):
+            raise UnstableError(step, samples, problem)
+        self.progress = Progress(step, samples, self.progress.tokens + tokens)
         if self.files and self.metrics:
             norm = float(self.engine.get_global_grad_norm() or 0.0)
             self.metrics.stepped(step, tokens, mean, rate, seconds, data_seconds, norm)
@@ -236,13 +261,51 @@ class Trainer:
                 deleted=[checkpoint.path.name for checkpoint in deleted],
             )
         self.ranks.barrier()
-        self._saved_at = time.monotonic()
+        self._saved_at, self._rewinds = time.monotonic(), 0
 
     def _state(self) -> TrainerState:
         own = digest(self.engine.optimizer.state_dict())
         step, loss = self._evaluated or (-1, math.nan)
         measured = loss if step == self.progress.step else None
         return TrainerState(self.progress, self.ranks.world_size, tuple(self.ranks.gather(own)), measured)
+
+    def _rewind(self, unstable: UnstableError) -> None:
+        """Back to the newest good checkpoint, and on behind the samples that led to the step that does not stand.
+
+        What a run of hundreds of steps learned of them is lost with it; others go back about a hundred steps and pass
+        some hundred batches over (Chowdhery et al. 2022, PaLM, section 5.1).
+
+        Raises:
+            FloatingPointError: there is no checkpoint yet, or it went back too often without reaching a new one.
+        """
+        begin = time.perf_counter()
+        self._rewinds += 1
+        checkpoint = self._newest_good()
+        if checkpoint is None or self._rewinds > self.config.stability.rewinds:
+            often = "there is no checkpoint to go back to" if checkpoint is None else f"{self._rewinds} times in a row"
+            raise FloatingPointError(f"step {unstable.step} does not stand, {often}: {unstable.reason}")
+        self._load(checkpoint)
+        skipped = unstable.samples - self.progress.samples
+        self.progress = replace(self.progress, samples=unstable.samples)
+        self._event(
+            "rewind",
+            step=unstable.step,
+            to=checkpoint.step,
+            samples=unstable.samples,
+            skipped=skipped,
+            reason=unstable.reason,
+            seconds=time.perf_counter() - begin,
+        )
+        self._say(f"step {unstable.step} does not stand ({unstable.reason}): back to {checkpoint.path.name}")
+        if self.files and self.metrics:
+            self.metrics.rewound(self.progress.step)
+        self._remember()
+
+    def _remember(self) -> None:
+        """Begin the watch with the losses before the present step; rank 0 has them."""
+        own = self.files.losses(self.progress.step, self.config.stability.window) if self.files else []
+        [losses, *_] = self.ranks.gather(own)
+        self._watch.begin(losses)
 
     def restore(self) -> None:
         """Load the newest checkpoint whose files are what was written; older ones when it is not.
@@ -251,6 +314,30 @@ class Trainer:
             UserError, on all ranks: there are checkpoints, and none is good. (A silent new start would lose the run.)
         """
         begin = time.perf_counter()
+        checkpoint = self._newest_good()
+        if checkpoint is None:
+            self._event("start")
+            if self.files and self.metrics:
+                self.metrics.resumed(self.files.restart, 0, 0)
+            return
+        self._load(checkpoint)
+        # Samples that the run has passed over since it was saved: it must not meet them again.
+        own = self.files.rewound_to(checkpoint.step) if self.files else None
+        [samples, *_] = self.ranks.gather(own)
+        self.progress = replace(self.progress, samples=max(self.progress.samples, samples or 0))
+        self._remember()
+        self._event("resume", checkpoint=checkpoint.path.name, seconds=time.perf_counter() - begin)
+        self._say(f"resumed from {checkpoint.path.name}")
+        if self.files and self.metrics:
+            self.metrics.resumed(self.files.restart, self.progress.tokens, self.progress.step)
+            self.metrics.checkpointed(checkpoint.step)
+
+    def _newest_good(self) -> store.Checkpoint | None:
+        """The newest checkpoint whose files are what was written; None where there is none at all.
+
+        Raises:
+            UserError, on all ranks: there are checkpoints, and none is good.
+        """
         [candidates, *_] = self.ranks.gather(store.published(self.run))
         for checkpoint in candidates:
             problem = store.problem_of(checkpoint.path, self.ranks.rank, self.ranks.world_size)
@@ -259,22 +346,14 @@ class Trainer:
                 self._event("refused", step=checkpoint.step, checkpoint=checkpoint.path.name, reason=problems[0])
                 self._say(f"checkpoint {checkpoint.path.name} is refused ({problems[0]}); trying the one before")
                 continue
-            self._load(checkpoint)
-            self._event("resume", checkpoint=checkpoint.path.name, seconds=time.perf_counter() - begin)
-            self._say(f"resumed from {checkpoint.path.name}")
-            if self.files and self.metrics:
-                self.metrics.resumed(self.files.restart, self.progress.tokens, self.progress.step)
-                self.metrics.checkpointed(checkpoint.step)
-            return
+            return checkpoint  # type: ignore[no-any-return]
         if candidates:
             raise user_error(
                 f"none of the {len(candidates)} checkpoints is good",
                 "restore one from a backup, or begin anew with --fresh",
                 file=self.run / store.DIRECTORY,
             )
-        self._event("start")
-        if self.files and self.metrics:
-            self.metrics.resumed(self.files.restart, 0, 0)
+        return None
 
     def _load(self, checkpoint: store.Checkpoint) -> None:
         recorded = TrainerState.read(checkpoint.path)

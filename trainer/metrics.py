@@ -46,6 +46,7 @@ class TrainingMetrics:
         self._hits = Gauge(
             "training_data_hits", "Samples of rank 0 by where they came from", ["run", "level"], registry=self._registry
         )
+        self._rewinds = self._counter("training_rewinds", "How often a step did not stand and the run went back")
         self._flops = self._gauge(
             "training_model_flops_per_second",
             "Model FLOPs of the last step by its duration, over all ranks: 6 N + 12 layers width length for each "
@@ -95,6 +96,11 @@ class TrainingMetrics:
         self._step_seconds.set(seconds)
         self._data_seconds.set(data_seconds)
         self._grad_norm.set(grad_norm)
+
+    def rewound(self, step: int) -> None:
+        """The run went back to `step`."""
+        self._rewinds.inc()
+        self._step.set(step)
 
     def efficiency(self, flops: float, goodput: float) -> None:
         """`flops` a second of the last step over all ranks; `goodput` as a share."""

@@ -142,12 +142,13 @@ class RunFiles:
             ) from None
         previous = [record for record in read_lines(directory / EVENTS) if record.get("event") in {"start", "resume"}]
         self.restart = len(previous)
+        self._losses: dict[int, float] = {}
         self._began = float(previous[0]["time"]) if previous else time.time()
-        self._seconds = {
-            int(record["step"]): float(record["step_s"])
-            for record in read_lines(directory / METRICS)
-            if "step" in record and "step_s" in record
-        }
+        self._seconds: dict[int, float] = {}
+        for record in read_lines(directory / METRICS):
+            if {"step", "step_s", "loss"} <= set(record):
+                self._seconds[int(record["step"])] = float(record["step_s"])
+                self._losses[int(record["step"])] = float(record["loss"])
 
     def begin(self, config: TrainConfig, manifest_sha256: str, data: Path, hosts: list[str]) -> None:
         """Write run.json, once in a run's life."""
@@ -171,8 +172,23 @@ class RunFiles:
             {"event": event, "step": step, "restart": self.restart, "time": time.time(), **more},
         )
 
+    def losses(self, step: int, count: int) -> list[float]:
+        """Of the last `count` steps up to `step`, oldest first, each as it was done last; nats a token."""
+        return [self._losses[number] for number in sorted(self._losses) if number <= step][-count:]
+
+    def rewound_to(self, step: int) -> int | None:
+        """How many samples the run had passed when it last went back to its checkpoint of `step`, if it did."""
+        found = None
+        for record in read_lines(self.directory / EVENTS):
+            if record.get("event") == "checkpoint" and record.get("step") == step:
+                found = None  # written anew
+            if record.get("event") == "rewind" and record.get("to") == step:
+                found = int(record["samples"])
+        return found
+
     def metrics(self, **record: Any) -> None:
-        """Add to metrics.jsonl."""
+        """Add to metrics.jsonl; a step's `loss` is remembered."""
+        self._losses[int(record["step"])] = float(record["loss"])
         append_line(self.directory / METRICS, {**record, "time": time.time(), "restart": self.restart})
 
     def goodput(self, step: int, seconds: float) -> float:

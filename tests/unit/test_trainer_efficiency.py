@@ -42,7 +42,7 @@ def test_goodput_counts_each_step_once_and_a_restart_as_lost(tmp_path: Path) -> 
     began = time.time() - 100
     append_line(tmp_path / EVENTS, {"event": "start", "step": 0, "time": began})
     for step, seconds in ((1, 10.0), (2, 10.0), (3, 10.0), (2, 5.0)):
-        append_line(tmp_path / METRICS, {"step": step, "step_s": seconds})
+        append_line(tmp_path / METRICS, {"step": step, "step_s": seconds, "loss": 1.0})
     files = RunFiles(tmp_path)
     try:
         # 10 s of step 1, 5 of step 2 (its second time), 10 of step 3, which is done again now.
