@@ -7,6 +7,8 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +26,20 @@ DENSITIES = ("clear lungs", "small left effusion", "right lower lobe opacity")
 RHYTHMS = ("sinus rhythm", "atrial fibrillation", "sinus tachycardia")
 
 
-def write_dataset(directory: Path, *, train: int = 32, heldout: int = 8, seed: int = 1, image_size: int = 64) -> Path:
-    """Write shards, tokenizer, manifest and signature; returns the public key's file (beside the directory)."""
+def write_dataset(
+    directory: Path,
+    *,
+    train: int = 32,
+    heldout: int = 8,
+    seed: int = 1,
+    image_size: int = 64,
+    poisoned: Collection[int] = (),
+) -> Path:
+    """Write shards, tokenizer, manifest and signature; returns the public key's file (beside the directory).
+
+    Args:
+        poisoned: training samples whose recording holds a NaN, which `medllm data` would have refused
+    """
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     random = np.random.default_rng(seed)
@@ -33,6 +47,9 @@ def write_dataset(directory: Path, *, train: int = 32, heldout: int = 8, seed: i
         split: [_sample(f"{split}{number:04d}", random, number, image_size) for number in range(count)]
         for split, count in (("train", train), ("heldout", heldout))
     }
+    for number in poisoned:
+        broken = np.full((2, 400), np.nan, np.float32)
+        samples["train"][number] = replace(samples["train"][number], ecg=broken)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.train_from_iterator(

@@ -28,10 +28,10 @@ STEPS = 14
 class Runs:
     """One data set, many runs."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, **more: Any) -> None:
         self.base = base
         self.data = base / "notes"
-        self.key = write_dataset(self.data)
+        self.key = write_dataset(self.data, **more)
         self._launched = 0
 
     def start(
