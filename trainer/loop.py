@@ -38,7 +38,8 @@ from trainer.engine import build_engine, learning_rate, set_learning_rate
 from trainer.metrics import TrainingMetrics
 from trainer.ranks import Ranks
 from trainer.run_files import RunFiles
-from trainer.stability import SpikeWatch
+from trainer.stability import SpikeWatch, UnstableError
+from trainer.tracking import Curves
 
 
 class StopRequest:
@@ -50,14 +51,6 @@ class StopRequest:
 
     def _ask(self, _number: int, _frame: FrameType | None) -> None:
         self.asked = True
-
-
-class UnstableError(Exception):
-    """A step must not stand; `samples`: how many the run had taken with it. All ranks see the same."""
-
-    def __init__(self, step: int, samples: int, reason: str) -> None:
-        super().__init__(reason)
-        self.step, self.samples, self.reason = step, samples, reason
 
 
 class Trainer:
@@ -87,6 +80,7 @@ class Trainer:
         self.state_sha256 = ""
         self._saved_at = time.monotonic()
         self._watch = SpikeWatch(config.stability.window, config.stability.spike_factor)
+        self.curves: Curves | None = None
         # How often it went back since the last checkpoint.
         self._rewinds = 0
         # The step of the last evaluation, and its loss.
@@ -94,13 +88,19 @@ class Trainer:
 
     def train(self, steps: int) -> bool:
         """Train up to `steps` optimizer steps in the run's whole life. False when it was asked to stop before."""
-        if self.progress.step == 0:
-            self._evaluate()
-        stopped = False
-        while self.progress.step < steps and not stopped:
-            # A new one after each rewind: it reads from where the run stands.
-            with self._loader() as loader:
-                stopped = self._steps(loader, steps)
+        if self.files:
+            self.curves = Curves(self.run, self.progress.step)
+        try:
+            if self.progress.step == 0:
+                self._evaluate()
+            stopped = False
+            while self.progress.step < steps and not stopped:
+                # A new one after each rewind: it reads from where the run stands.
+                with self._loader() as loader:
+                    stopped = self._steps(loader, steps)
+        finally:
+            if self.curves:
+                self.curves.close()
         finished = self.progress.step >= steps
         self._event("stop", reason="finished" if finished else "SIGTERM", state_sha256=self.state_sha256)
         return finished
@@ -179,7 +179,22 @@ class Trainer:
             norm = float(self.engine.get_global_grad_norm() or 0.0)
             self.metrics.stepped(step, tokens, mean, rate, seconds, data_seconds, norm)
             flops = positions * flops_per_token(self.config.model.shape, self.config.positions) / seconds
-            self.metrics.efficiency(flops, self.files.goodput(step, seconds))
+            goodput = self.files.goodput(step, seconds)
+            self.metrics.efficiency(flops, goodput)
+            if self.curves:
+                self.curves.add(
+                    step,
+                    {
+                        "train/loss": mean,
+                        "train/learning_rate": rate,
+                        "train/gradient_norm": norm,
+                        "speed/tokens_per_s": tokens / seconds,
+                        "speed/model_tflops": flops / 1e12,
+                        "speed/step_s": seconds,
+                        "speed/data_s": data_seconds,
+                        "speed/goodput": goodput,
+                    },
+                )
             self.metrics.loaded(loader, int(lost), self.clock.seconds())
             self.files.metrics(
                 step=step,
@@ -231,6 +246,8 @@ class Trainer:
         if self.files and self.metrics:
             self.files.evaluation(self.progress.step, loss_sum / all_tokens)
             self.metrics.evaluated(loss_sum / all_tokens)
+            if self.curves:
+                self.curves.add(self.progress.step, {"validation/loss": loss_sum / all_tokens})
 
     def _save(self) -> None:
         """Publish a checkpoint of the present step."""
@@ -297,8 +314,9 @@ class Trainer:
             seconds=time.perf_counter() - begin,
         )
         self._say(f"step {unstable.step} does not stand ({unstable.reason}): back to {checkpoint.path.name}")
-        if self.files and self.metrics:
+        if self.metrics and self.curves:
             self.metrics.rewound(self.progress.step)
+            self.curves.rewound(self.progress.step)
         self._remember()
 
     def _remember(self) -> None:

@@ -13,6 +13,14 @@ _MAD = 1.4826
 _FLOOR = 0.02
 
 
+class UnstableError(Exception):
+    """A step must not stand; `samples`: how many the run had taken with it. All ranks see the same."""
+
+    def __init__(self, step: int, samples: int, reason: str) -> None:
+        super().__init__(reason)
+        self.step, self.samples, self.reason = step, samples, reason
+
+
 class SpikeWatch:
     """Judges losses by the median and the scatter of the last `window` good ones; both ignore single outliers.
 
