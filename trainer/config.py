@@ -167,6 +167,13 @@ class EvaluationConfig(_Strict):
     samples: Count
 
 
+class BalanceConfig(_Strict):
+    """The gradient norms of image, waveform and text; `limit`: their largest ratio, null measures only."""
+
+    limit: Annotated[float, Field(ge=1, le=1000)] | None = 2.0
+    memory: Annotated[float, Field(ge=0, lt=1)] = 0.9
+
+
 class StabilityConfig(_Strict):
     """When a step does not stand: the run goes back to its newest checkpoint and passes the samples since then over.
 
@@ -197,6 +204,7 @@ class TrainConfig(_Strict):
     loader: LoaderConfig
     launch: LaunchConfig
     stability: StabilityConfig = StabilityConfig()
+    balance: BalanceConfig = BalanceConfig()
 
     @property
     def positions(self) -> int:

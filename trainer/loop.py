@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import signal
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -16,6 +14,7 @@ import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 
 from medllm.errors import user_error
 from planner.model_size import flops_per_token
+from trainer.balance import Balance
 from trainer.checkpoint import store
 from trainer.checkpoint.state import (
     ENGINE,
@@ -39,18 +38,8 @@ from trainer.metrics import TrainingMetrics
 from trainer.ranks import Ranks
 from trainer.run_files import RunFiles
 from trainer.stability import SpikeWatch, UnstableError
+from trainer.stop import StopRequest
 from trainer.tracking import Curves
-
-
-class StopRequest:
-    """SIGTERM as a flag: the step is finished and a checkpoint written before the process ends."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        signal.signal(signal.SIGTERM, self._ask)
-
-    def _ask(self, _number: int, _frame: FrameType | None) -> None:
-        self.asked = True
 
 
 class Trainer:
@@ -80,6 +69,7 @@ class Trainer:
         self.state_sha256 = ""
         self._saved_at = time.monotonic()
         self._watch = SpikeWatch(config.stability.window, config.stability.spike_factor)
+        self.balance = Balance(config.balance.limit, config.balance.memory)
         self.curves: Curves | None = None
         # How often it went back since the last checkpoint.
         self._rewinds = 0
@@ -166,8 +156,8 @@ class Trainer:
             positions += self._positions(batch)
         stop = self.stop.asked
         with self.clock.stage(COMMUNICATE):
-            loss_sum, all_tokens, stopping, lost, due, positions = self.ranks.sum(
-                [loss_sum, tokens, stop, loader.lost, self._is_due(), positions]
+            loss_sum, all_tokens, stopping, lost, due, positions, *squares = self.ranks.sum(
+                [loss_sum, tokens, stop, loader.lost, self._is_due(), positions, *self.engine.module.gates.take()]
             )
         tokens = int(all_tokens)
         mean = loss_sum / max(1, tokens)
@@ -175,12 +165,15 @@ class Trainer:
         if problem := self._watch.judge(mean):
             raise UnstableError(step, samples, problem)
         self.progress = Progress(step, samples, self.progress.tokens + tokens)
+        norms = self.balance.update(squares)
+        self.engine.module.gates.scales = self.balance.scales()
         if self.files and self.metrics:
             norm = float(self.engine.get_global_grad_norm() or 0.0)
             self.metrics.stepped(step, tokens, mean, rate, seconds, data_seconds, norm)
             flops = positions * flops_per_token(self.config.model.shape, self.config.positions) / seconds
             goodput = self.files.goodput(step, seconds)
             self.metrics.efficiency(flops, goodput)
+            self.metrics.balanced(self.balance.balanced())
             if self.curves:
                 self.curves.add(
                     step,
@@ -193,6 +186,7 @@ class Trainer:
                         "speed/step_s": seconds,
                         "speed/data_s": data_seconds,
                         "speed/goodput": goodput,
+                        **{f"gradient/{name}": value for name, value in norms.items()},
                     },
                 )
             self.metrics.loaded(loader, int(lost), self.clock.seconds())
@@ -284,7 +278,9 @@ class Trainer:
         own = digest(self.engine.optimizer.state_dict())
         step, loss = self._evaluated or (-1, math.nan)
         measured = loss if step == self.progress.step else None
-        return TrainerState(self.progress, self.ranks.world_size, tuple(self.ranks.gather(own)), measured)
+        return TrainerState(
+            self.progress, self.ranks.world_size, tuple(self.ranks.gather(own)), measured, self.balance.means
+        )
 
     def _rewind(self, unstable: UnstableError) -> None:
         """Back to the newest good checkpoint, and on behind the samples that led to the step that does not stand.
@@ -378,6 +374,9 @@ class Trainer:
         self.engine.load_checkpoint(str(checkpoint.path), tag=ENGINE)
         load_random_state(checkpoint.path, self.ranks.rank)
         self.progress = recorded.progress
+        self.balance.begin(recorded.balance)
+        self.engine.module.gates.scales = self.balance.scales()
+        self.engine.module.gates.take()
         self.state_sha256 = self._state().state_sha256
         if self.state_sha256 != recorded.state_sha256:
             raise RuntimeError(

@@ -57,6 +57,12 @@ class TrainingMetrics:
         self._goodput = self._gauge(
             "training_goodput", "Share of the time since the run began that went into steps that count, each once"
         )
+        self._norms = Gauge(
+            "training_modality_gradient_norm",
+            "Running mean of a modality's gradient norm where it enters the decoder, after balancing",
+            ["run", "modality"],
+            registry=self._registry,
+        )
         self._checkpoint_step = self._gauge("training_checkpoint_step", "Step of the newest checkpoint")
         self._checkpoint_time = self._gauge("training_checkpoint_timestamp_seconds", "When it was published, Unix time")
 
@@ -108,6 +114,11 @@ class TrainingMetrics:
         if self._mfu and self._peak:
             self._mfu.set(flops / self._peak)
         self._goodput.set(goodput)
+
+    def balanced(self, norms: Mapping[str, float]) -> None:
+        """Running means of the gradient norms by modality."""
+        for modality, norm in norms.items():
+            self._norms.labels(self._run, modality).set(norm)
 
     def loaded(self, loader: Loader, lost: int, stages: Mapping[str, float]) -> None:
         """What the loader did since this process began; `stages` in seconds, `lost` over all ranks."""

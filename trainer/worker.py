@@ -50,8 +50,9 @@ def _work(request: Request, ranks: Ranks) -> int:
 
     from trainer.data.gate import Dataset, open_dataset
     from trainer.data.objects import S3Objects
-    from trainer.loop import StopRequest, Trainer
+    from trainer.loop import Trainer
     from trainer.metrics import TrainingMetrics
+    from trainer.stop import StopRequest
 
     stop = StopRequest()
     files: RunFiles | None = None

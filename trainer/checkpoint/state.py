@@ -6,8 +6,8 @@ import hashlib
 import json
 import random
 import re
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,14 @@ class TrainerState:
     """`rank_sha256[r]` is the digest of rank r's share of weights and optimizer state.
 
     val_loss: nats a token over the held-out samples, where it was measured at this very step
+    balance: running means of the modalities' gradient norms
     """
 
     progress: Progress
     world_size: int
     rank_sha256: tuple[str, ...]
     val_loss: float | None = None
+    balance: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def state_sha256(self) -> str:
@@ -55,8 +57,13 @@ class TrainerState:
     def read(cls, checkpoint: Path) -> TrainerState:
         """Of a checkpoint whose hashes were verified."""
         data = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
-        progress = Progress(**data["progress"])
-        return cls(progress, data["world_size"], tuple(data["rank_sha256"]), data.get("val_loss"))
+        return cls(
+            Progress(**data["progress"]),
+            data["world_size"],
+            tuple(data["rank_sha256"]),
+            data.get("val_loss"),
+            data.get("balance", {}),
+        )
 
 
 def val_loss_of(checkpoint: Path) -> float | None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from trainer.config import ModelConfig
+from trainer.model.gates import Gates
 from trainer.model.layers import Block, LiteralBlock, Tower, image_patches, waveform_patches
 
 _INIT_STD = 0.02
@@ -39,6 +40,8 @@ class MedicalDecoder(nn.Module):
         self.norm: nn.Module = nn.LayerNorm(config.width) if literal else nn.RMSNorm(config.width)
         # Not tied to the embedding: a weight used in two modules needs special care under ZeRO-3.
         self.head = nn.Linear(config.width, config.vocabulary, bias=False)
+        # No module: it holds no weights, and DeepSpeed needs not know of it.
+        self.gates = Gates()
         self._initialise()
 
     def _initialise(self) -> None:
@@ -77,12 +80,15 @@ class MedicalDecoder(nn.Module):
         precision = self.embedding.weight.dtype
         prefix = torch.cat(
             (
-                self.image_tower(image_patches(image, self.config.image_patch).to(precision)),
-                self.waveform_tower(waveform_patches(waveform, self.config.waveform_patch).to(precision)),
+                self.gates("image", self.image_tower(image_patches(image, self.config.image_patch).to(precision))),
+                self.gates(
+                    "waveform",
+                    self.waveform_tower(waveform_patches(waveform, self.config.waveform_patch).to(precision)),
+                ),
             ),
             dim=1,
         )
-        x = torch.cat((prefix, self.embedding(tokens)), dim=1)
+        x = torch.cat((prefix, self.gates("text", self.embedding(tokens))), dim=1)
         if self.positions is not None:
             x = x + self.positions(torch.arange(x.shape[1], device=x.device))
         mask = self._mask(image_present, waveform_present, tokens.shape[1])
