@@ -22,6 +22,7 @@ from trainer.request import RUN_NAME, Request
 TRAINER_PYTHON = "trainer/current/python"
 PUBLIC_KEY = "keys/data.pub"
 SAMPLES = "samples"
+CANN = "/usr/local/Ascend/ascend-toolkit/set_env.sh"
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +200,19 @@ def interface_environment(interface: str) -> dict[str, str]:
     return {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface}
 
 
+def ascend_environment(interface: str, timeout_s: int) -> dict[str, str]:
+    """HCCL's settings (CANN's reference of environment variables).
+
+    Waiting for the others' sockets and for a collective takes as long as the run allows, within what HCCL accepts
+    (120 to 7200 s). No list of allowed addresses is kept: the fabric is the cluster's own.
+    """
+    patience = str(min(max(timeout_s, 120), 7200))
+    return {
+        "HCCL_WHITELIST_DISABLE": "1", "HCCL_SOCKET_IFNAME": interface, "HCCL_CONNECT_TIMEOUT": patience,
+        "HCCL_EXEC_TIMEOUT": patience,
+    }  # fmt: skip
+
+
 def fabric_environment(site: Site) -> dict[str, str]:
     """What NCCL must know of the network between the nodes."""
     if site.trainer_accelerator != "cuda" or not site.fabric.hcas:
@@ -219,7 +233,12 @@ def job_script(site: Site, request: Request, nodes: int, ranks_per_node: int) ->
         **interface_environment(site.fabric.socket_interface),
         **fabric_environment(site),
     }
+    if site.trainer_accelerator == "npu":
+        environment |= ascend_environment(site.fabric.socket_interface, request.config.engine.collective_timeout_s)
     exports = "\n".join(f"export {name}={shlex.quote(value)}" for name, value in environment.items())
+    if site.trainer_accelerator == "npu":
+        # Sets the paths of CANN's libraries and kernels; it reads variables that need not be set.
+        exports += f"\nset +u\n. {CANN}\nset -u"
     python = shlex.quote(f"{site.paths.app}/{TRAINER_PYTHON}")
     return f"""#!/bin/bash
 #SBATCH --job-name={job_name(request.run)}

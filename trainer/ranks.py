@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,9 @@ from datetime import timedelta
 from typing import Any
 
 from medllm.errors import user_error
+
+# What carries the collectives of each accelerator.
+BACKENDS = {"cuda": "nccl", "npu": "hccl", "cpu": "gloo"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,7 @@ class Ranks:
 
 
 def connect(ranks: Ranks, accelerator: str, timeout_s: int) -> None:
-    """Open the process group (MASTER_ADDR and MASTER_PORT from the environment): NCCL on GPUs, gloo on CPUs.
+    """Open the process group (MASTER_ADDR and MASTER_PORT from the environment) over the accelerator's `BACKENDS`.
 
     A collective that takes longer than `timeout_s` seconds raises on all ranks, so a frozen node can't hold a job.
     """
@@ -84,7 +88,7 @@ def connect(ranks: Ranks, accelerator: str, timeout_s: int) -> None:
     vars(sys.modules["deepspeed.comm.torch"])["build_shm_op"] = lambda: None
     deepspeed.utils.logger.setLevel("WARNING")
     deepspeed.init_distributed(
-        dist_backend="nccl" if accelerator == "cuda" else "gloo",
+        dist_backend=BACKENDS[accelerator],
         auto_mpi_discovery=False,
         timeout=timedelta(seconds=timeout_s),
     )
@@ -100,8 +104,18 @@ def require_accelerator(declared: str) -> None:
         return
     import torch
 
-    available = torch.cuda.is_available() if declared == "cuda" else bool(getattr(torch, "npu", None))
-    if not available:
+    if declared == "npu":
+        try:
+            # Huawei's extension puts `torch.npu` there when it is imported, and DeepSpeed looks for it by this name.
+            importlib.import_module("torch_npu")
+        except ImportError:
+            raise user_error(
+                "the site declares trainer_accelerator npu, and torch_npu can't be imported here",
+                "install the torch_npu of this torch and CANN, or declare site_trainer_accelerator: cpu on purpose",
+                key="site_trainer_accelerator",
+            ) from None
+    device = getattr(torch, declared, None)
+    if device is None or not device.is_available():
         raise user_error(
             f"the site declares trainer_accelerator {declared}, and this machine shows torch none",
             "repair the driver (`medllm accept run --tag node`), or declare site_trainer_accelerator: cpu on purpose",

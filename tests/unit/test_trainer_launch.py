@@ -18,7 +18,7 @@ from medllm.errors import UserError
 from medllm.site import load_site
 from tests.trainer_helpers import write_dataset
 from trainer.config import load_config
-from trainer.launch import Order, Plan, make_plan, refused_problems
+from trainer.launch import CANN, Order, Plan, ascend_environment, make_plan, refused_problems
 from trainer.run_files import read_lines
 
 REPOSITORY = Path(__file__).parents[2]
@@ -53,6 +53,24 @@ def test_on_gpus_there_is_a_rank_a_gpu_and_nccl_is_told_its_adapters() -> None:
     script = make_plan(site, order, "slurm").script
     assert f"#SBATCH --ntasks-per-node={site.gpu.per_node}\n" in script
     assert f"export NCCL_IB_HCA=={','.join(site.fabric.hcas)}\n" in script
+
+
+def test_on_ascend_hccl_is_told_its_interface_and_how_long_to_wait() -> None:
+    site = load_site(INVENTORY)
+    ascend = site.model_copy(update={"trainer_accelerator": "npu"})
+    config = load_config("medllm-tiny", ["engine.collective_timeout_s=30", "batch.global_size=64"])
+    script = make_plan(ascend, Order(config, "notes", "first", 60, None, None, False, False), "slurm").script
+    for line in (
+        "export DS_ACCELERATOR=npu", f"export HCCL_SOCKET_IFNAME={site.fabric.socket_interface}",
+        "export HCCL_WHITELIST_DISABLE=1", "export HCCL_CONNECT_TIMEOUT=120", "export HCCL_EXEC_TIMEOUT=120",
+        f". {CANN}",
+    ):  # fmt: skip
+        assert f"\n{line}\n" in script
+    assert "NCCL_IB" not in script
+    assert ascend_environment("eth0", 10**6)["HCCL_EXEC_TIMEOUT"] == "7200"
+    checked = subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True, check=False)
+    assert checked.returncode == 0, checked.stderr
+    assert "HCCL" not in plan().script
 
 
 @pytest.mark.parametrize(
