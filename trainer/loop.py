@@ -298,6 +298,7 @@ class Trainer:
             often = "there is no checkpoint to go back to" if checkpoint is None else f"{self._rewinds} times in a row"
             raise FloatingPointError(f"step {unstable.step} does not stand, {often}: {unstable.reason}")
         self._load(checkpoint)
+        self._evaluated = None
         skipped = unstable.samples - self.progress.samples
         self.progress = replace(self.progress, samples=unstable.samples)
         self._event(

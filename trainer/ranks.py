@@ -51,11 +51,15 @@ class Ranks:
         return gathered
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """Element-wise sum over all ranks, in float64."""
+        """Element-wise sum over all ranks, in float64 (on Ascend float32)."""
         import torch
         import torch.distributed as distributed
+        from deepspeed.accelerator import get_accelerator
 
-        tensor = torch.tensor(values, dtype=torch.float64)
+        # NCCL and HCCL take only what lies on their device. (Ascend has no float64 there: 2^24 tokens are exact.)
+        device = get_accelerator().current_device_name()
+        kind = torch.float32 if device.startswith("npu") else torch.float64
+        tensor = torch.tensor(values, dtype=kind, device=device)
         distributed.all_reduce(tensor)
         return [float(value) for value in tensor]
 
@@ -87,6 +91,9 @@ def connect(ranks: Ranks, accelerator: str, timeout_s: int) -> None:
     # The module is fetched by name from sys.modules: `import deepspeed.comm.torch` binds the real torch.
     vars(sys.modules["deepspeed.comm.torch"])["build_shm_op"] = lambda: None
     deepspeed.utils.logger.setLevel("WARNING")
+    if accelerator != "cpu":
+        # Before the first collective, which would else use device 0 on each rank.
+        deepspeed.accelerator.get_accelerator().set_device(ranks.local_rank)
     deepspeed.init_distributed(
         dist_backend=BACKENDS[accelerator],
         auto_mpi_discovery=False,
