@@ -8,6 +8,7 @@ also 2 where rank 0 has said why, and 143 (as of a process that SIGTERM ended) w
 from __future__ import annotations
 
 import argparse
+import os
 import socket
 import sys
 import time
@@ -131,4 +132,9 @@ def _refuse(problems: tuple[Problem, ...], ranks: Ranks, files: RunFiles | None)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ended = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Threads of gloo and NCCL may outlive the interpreter and abort it ("terminate called without an active
+    # exception", status 134); the status that the launcher reads has to be ours.
+    os._exit(ended)

@@ -219,6 +219,9 @@ def recognised(note: Note, spans: Sequence[Span]) -> list[Span]:
     for token, chance in zip(found, chances, strict=True):
         outside[token.start : token.end] = chance[0]
     kept = [span for span in spans if span.kind not in _DOUBTFUL or _is_likely(note.view, span, outside)]
+    # Who has a name in one place of a note has it in the others, too.
+    named = {note.view[span.start : span.end] for span in kept if span.kind is Kind.NAME}
+    kept += [span for span in spans if span.kind is Kind.NAME and note.view[span.start : span.end] in named]
     return kept + [_as_ruled(run, kept) for run in _runs(note.view, found, chances)]
 
 
