@@ -136,7 +136,11 @@ class Look:
 
 
 class HeldError(Exception):
-    """Somebody else holds the node."""
+    """Somebody else holds the node. `refused_by`: who, where nothing was done to it or to its jobs before."""
+
+    def __init__(self, message: str, refused_by: str = "") -> None:
+        super().__init__(message)
+        self.refused_by = refused_by
 
 
 class ActionModule(ActionBase):
@@ -171,7 +175,9 @@ class ActionModule(ActionBase):
         """What the task reports."""
         try:
             return self._bring()
-        except (HeldError, TimeoutError, OSError, ValueError) as error:
+        except HeldError as error:
+            return {"failed": True, "msg": str(error)} | ({"refused_by": error.refused_by} if error.refused_by else {})
+        except (TimeoutError, OSError, ValueError) as error:
             return {"failed": True, "msg": str(error)}
 
     def _bring(self) -> dict[str, Any]:
@@ -180,7 +186,7 @@ class ActionModule(ActionBase):
         if wanted == "held":
             return {**before, "changed": False, **self._require_held(look)}
         if wanted != "any" and look.holder in {"person", "incident"}:
-            raise HeldError(self._told(look.holder, look.state, look.reason))
+            raise HeldError(self._told(look.holder, look.state, look.reason), refused_by=look.holder)
         foreign = [job for job in look.alive if not job.run]
         # DOWN would end the jobs of others; they are waited for, so it must be a drain first.
         target = "drain" if wanted == "drained" or foreign else "down"
@@ -192,7 +198,7 @@ class ActionModule(ActionBase):
             return {**before, "changed": changed, "ended_jobs": []}
         if not there:
             # DOWN sends the node's jobs back to the queue; ours are ended before that.
-            self._set("drain" if target == "down" and ending else target)
+            self._set("drain" if target == "down" and ending else target, first=True)
         if wanted == "in_service":
             after = self._wait(_serves, "it is not back in service for Slurm (see journalctl -u slurmd there)")
             return {**before, "changed": changed, "state": after.state}
@@ -202,15 +208,19 @@ class ActionModule(ActionBase):
         after = self._look()
         return {**before, "changed": changed, "state": after.state, "ended_jobs": ended}
 
-    def _set(self, target: str) -> None:
-        """Change the node's state, unless somebody has taken it meanwhile. Raises HeldError."""
+    def _set(self, target: str, *, first: bool = False) -> None:
+        """Change the node's state, unless somebody has taken it meanwhile. Raises HeldError.
+
+        `first`: nothing was done before.
+        """
         options = self.options
         if options["state"] == "in_service":
             ran = self._shell(RESUME, options["node"], options["incident"])
         else:
             ran = self._shell(SET, options["node"], options["incident"], target)
         if ran["rc"] == 4:
-            raise HeldError(self._told(*[*ran["stdout"].splitlines(), "", "", ""][:3]))
+            told = [*ran["stdout"].splitlines(), "", "", ""][:3]
+            raise HeldError(self._told(*told), refused_by=told[0] if first else "")
         if ran["rc"] != 0:
             raise OSError(f"scontrol update {options['node']}: {_said(ran)}")
 

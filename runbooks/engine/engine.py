@@ -117,12 +117,13 @@ class Engine:
             return self._poll(incident, steps[-1], now)
         if steps and steps[-1].status is StepStatus.PLANNED:
             return self._start(incident, procedure, steps, world)
-        if not steps and not seen and (held := self._flaps(incident, world)) is not None:
+        touched = any(not step.refused for step in steps)
+        if not touched and not seen and (held := self._flaps(incident, world)) is not None:
             return held
         self._quiet.pop(name, None)
         if incident.state is State.OPEN:
             return self._diagnose(incident, world)
-        if steps and (held := self._persons(incident, procedure, world)) is not None:
+        if touched and (held := self._persons(incident, procedure, world)) is not None:
             return held
         explains = self._explains(incident, world)
         if not steps and not incident.node and explains:

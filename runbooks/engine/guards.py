@@ -75,7 +75,7 @@ def has_node(incident: Incident, steps: Sequence[Step], now: datetime) -> bool:
     has = False
     for step in steps:
         if step.work.slot in (Slot.QUIESCE, Slot.ISOLATE):
-            has = True
+            has = has or not step.refused
         elif step.work.slot is Slot.RETURN and step.status is StepStatus.OK:
             has = False
     return has

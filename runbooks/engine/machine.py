@@ -16,6 +16,8 @@ from runbooks.engine.procedure import Procedure
 
 # Their playbooks say what shall be, not what to do, so doing them again is harmless; an act is never done again.
 _TRIES = 2
+# So often a person may be quicker than we are: then the incident is theirs.
+_REFUSALS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ def _quiesce(steps: Sequence[Step], procedure: Procedure, site: Site) -> Move | 
     work = _first(procedure, Slot.QUIESCE, site)
     if work is None or _good(done):
         return None
-    if _again(done):
+    if _again(done) or (done[-1].refused and len(done) < _REFUSALS):
         return Do(work)
     return GiveUp(f"its work could not be ended: {done[-1].summary}", isolate=procedure.scope == "node")
 

@@ -44,6 +44,9 @@ class StepStatus(StrEnum):
     UNKNOWN = "unknown"
 
 
+# A step's fact: who held the node, where that was found before anything was done.
+REFUSED_BY = "refused_by"
+
 SignalKind = Literal["alert", "kernel", "unreachable", "heartbeat", "job"]
 
 
@@ -191,6 +194,11 @@ class Step:
     ended_at: datetime | None = None
     summary: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def refused(self) -> bool:
+        """Whether it did nothing at all, since another held the node: a person was quicker than Slurm's last answer."""
+        return self.status is StepStatus.FAILED and self.work.slot is Slot.QUIESCE and REFUSED_BY in self.facts
 
 
 @dataclass(frozen=True, slots=True)

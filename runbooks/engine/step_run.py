@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from medllm.errors import UserError
 from medllm.verdict import Outcome, worst
 from runbooks.engine import step_files
-from runbooks.engine.model import Slot, StepResult, StepStatus, Work
+from runbooks.engine.model import REFUSED_BY, Slot, StepResult, StepStatus, Work
 
 # All that the work's environment needs; ansible-runner writes the environment into its artifacts.
 KEPT = {"HOME", "LANG", "LC_ALL", "PATH", "TZ", "USER"}
@@ -86,6 +86,7 @@ class _Watch:
 
     failure: str = ""
     task: str = ""
+    refused_by: str = ""
     unmatched: bool = False
     ran_on: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
@@ -108,8 +109,11 @@ class _Watch:
         elif kind in ("runner_on_ok", "runner_on_failed", "runner_on_unreachable"):
             bad = kind != "runner_on_ok" and not data.get("ignore_errors")
             print(f"{data.get('host')}: {data.get('task')}: {'failed' if bad else 'ok'}", file=sys.stderr, flush=True)
-            if bad:
-                self.failure = self.failure or _failure(data)
+            if bad and not self.failure:
+                self.failure = _failure(data)
+                # slurm_node's word that another holds the node and that nothing was done.
+                if by := (data.get("res") or {}).get("refused_by"):
+                    self.refused_by = str(by)
         elif not self.task and not self.failure and "ERROR" in text:
             # Before any task these are Ansible's words on our playbook, not what a task said.
             self.failure = step_files.one_line(text[text.index("ERROR") :].removeprefix("ERROR]: "))
@@ -169,7 +173,8 @@ def play(directory: Path, inventory: Path, work: Work, variables: Mapping[str, A
         return StepResult(StepStatus.UNKNOWN, f"{how}; its last task: {watch.task or 'none'}", watch.facts, ended)
     if runner.rc:
         text = watch.failure or f"exit status {runner.rc}"
-        return StepResult(StepStatus.FAILED, text, watch.facts, ended)
+        facts = watch.facts | ({REFUSED_BY: watch.refused_by} if watch.refused_by else {})
+        return StepResult(StepStatus.FAILED, text, facts, ended)
     if watch.unmatched or not watch.ran_on:
         return StepResult(StepStatus.FAILED, "a play of it matched no machine", watch.facts, ended)
     return StepResult(StepStatus.OK, f"{work.playbook} ended well on {', '.join(watch.ran_on)}", watch.facts, ended)

@@ -154,7 +154,8 @@ class Cluster:
         """The effect of a step at its end, as the playbooks describe it."""
         book, node = step.work.playbook, self.nodes.get(incident.node)
         if node is not None and node.reason and not node.reason.startswith("medllm-recover:") and book in SLURM_BOOKS:
-            return StepStatus.FAILED, f"{incident.node} was taken out of service by a person", {}
+            refused = {"refused_by": "person"} if step.work.slot is Slot.QUIESCE else {}
+            return StepStatus.FAILED, f"{incident.node} was taken out of service by a person", refused
         self.touched.append((incident.node or incident.run, book or "checks"))
         if step.work.slot is Slot.REVALIDATE:
             assert node is not None

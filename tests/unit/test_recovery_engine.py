@@ -241,7 +241,7 @@ def test_a_persons_node_is_left_alone(lab: Lab) -> None:
     assert lab.only.state is State.CLOSED
 
 
-@pytest.mark.parametrize("under_way", ["drain.yml", "reboot.yml", "checks"])
+@pytest.mark.parametrize("under_way", ["reboot.yml", "checks"])
 def test_a_person_who_takes_the_node_from_us_keeps_it_and_then_the_checks_decide(lab: Lab, under_way: str) -> None:
     lab.cluster.fault("node3", "gpu_fallen_off")
     lab.until(lambda: lab.actions.books[-1:] == [under_way])
@@ -262,13 +262,48 @@ def test_a_person_who_takes_the_node_from_us_keeps_it_and_then_the_checks_decide
 
 def test_what_a_person_gives_back_broken_is_isolated(lab: Lab) -> None:
     lab.cluster.fault("node3", "gpu_fallen_off", ends_by=set())
-    lab.until(lambda: lab.actions.books[-1:] == ["drain.yml"])
+    lab.until(lambda: lab.actions.books[-1:] == ["reboot.yml"])
     drained_by_kim(lab)
     lab.tick(10)
     given_back(lab)
     lab.until(lab.over)
     assert lab.only.state is State.ESCALATED
-    assert lab.actions.books == ["drain.yml", "checks", "isolate.yml"]
+    assert lab.actions.books == ["drain.yml", "reboot.yml", "checks", "isolate.yml"]
+
+
+@pytest.mark.parametrize("mended", [False, True])
+def test_a_person_who_was_quicker_than_our_drain_leaves_the_incident_as_it_was(lab: Lab, mended: bool) -> None:
+    """Slurm's last answer was older than the person's drain: ours was refused, so nothing of ours is to be checked."""
+    lab.cluster.fault("node3", "gpu_fallen_off")
+    lab.until(lambda: lab.actions.books == ["drain.yml"])
+    drained_by_kim(lab)
+    for _ in range(60):
+        lab.tick(30)
+    assert lab.actions.books == ["drain.yml"]
+    assert "Kim swaps the fan" in lab.only.waiting
+    given_back(lab)
+    if mended:
+        lab.cluster.nodes["node3"].faults.clear()
+    lab.until(lab.over)
+    assert lab.only.state is State.CLOSED
+    again = (
+        [] if mended else [f"{book}.yml".replace("checks.yml", "checks") for book in EXPECTED["gpu_fallen_off"].split()]
+    )
+    assert lab.actions.books[1:] == again
+
+
+def test_a_drain_that_is_refused_again_and_again_is_told_to_a_person(lab: Lab) -> None:
+    """The engine sees a free node, the playbook a person's: one of them is wrong, and trying on does not tell which."""
+    lab.cluster.fault("node3", "gpu_fallen_off")
+    for _ in range(3):
+        begun = len(lab.actions.began)
+        lab.until(lambda begun=begun: len(lab.actions.began) > begun)
+        drained_by_kim(lab)
+        lab.tick(10)
+        given_back(lab)
+    lab.until(lab.over)
+    assert lab.only.state is State.ESCALATED
+    assert lab.actions.books == ["drain.yml"] * 3, "the person has it out already"
 
 
 @site("dry_run")

@@ -138,6 +138,7 @@ def test_what_a_person_took_out_stays_as_it_is(slurm: Slurm, state: str, reason:
         result = slurm.play(wanted)
         assert result["failed"]
         assert "taken out of service by a person" in result["msg"]
+        assert result["refused_by"] == "person", "the engine must know that nothing was done"
     assert slurm.said("updates") == []
 
 
@@ -147,6 +148,7 @@ def test_a_person_who_is_quicker_wins(slurm: Slurm) -> None:
     result = slurm.play("drained")
     assert result["failed"]
     assert "(state IDLE+DRAIN, reason mine [me@now])" in result["msg"]
+    assert result["refused_by"] == "person"
     assert slurm.said("updates") == []
 
 

@@ -46,6 +46,11 @@ PLAYBOOKS = {
     - name: Break
       ansible.builtin.fail: {msg: "the node\\nsaid no"}
 """,
+    "refused.yml": HERE
+    + """\
+    - name: Drain
+      refuse: {}
+""",
     "command.yml": HERE
     + """\
     - name: Break
@@ -86,6 +91,11 @@ def content(tmp_path: Path) -> Iterator[Path]:
     (tree / "runbooks" / "__init__.py").write_text("raise SystemExit('wrong package')\n")
     for name, text in PLAYBOOKS.items():
         (tree / "playbooks" / name).write_text(text)
+    (tree / "playbooks" / "library").mkdir()
+    (tree / "playbooks" / "library" / "refuse.py").write_text(
+        "#!/usr/bin/python\nimport json\n"
+        "print(json.dumps({'failed': True, 'msg': 'Kim has it', 'refused_by': 'person'}))\n"
+    )
     yield tree
     # A unit's control group ends with it; here nothing else ends the workers of a playbook that hangs.
     subprocess.run(["pkill", "-KILL", "-f", str(tree)], timeout=10, check=False)
@@ -152,6 +162,14 @@ def test_a_failure_names_the_first_task_that_counts_and_its_message(content: Pat
     assert result.summary == "here: Break: the node said no"
     # What it had found out before it failed is worth keeping.
     assert result.facts == {"boot_id": "before"}
+
+
+def test_what_was_refused_for_another_holder_says_so(content: Path) -> None:
+    """`slurm_node` says with `refused_by` that nothing was done; the engine then waits instead of giving up."""
+    _, directory = run_step(content, play("refused.yml"))
+    result = step_files.read_result(directory)
+    assert result is not None
+    assert (result.status, result.facts) == (StepStatus.FAILED, {"refused_by": "person"})
 
 
 @pytest.mark.parametrize(
