@@ -85,9 +85,13 @@ class Program:
         found: Json = json.loads(self.kubectl("get", *words, "--namespace", NAMESPACE, "--output=json").stdout)
         return found
 
+    @property
+    def state_file(self) -> Path:
+        return self.folder / "state" / ".pulumi" / "stacks" / "medllm" / "lab.json"
+
     def state(self) -> str:
-        """The stack's state file."""
-        return (self.folder / "state" / ".pulumi" / "stacks" / "medllm" / "lab.json").read_text()
+        """What the stack's state file holds."""
+        return self.state_file.read_text()
 
 
 def lay_out(root: Path, environment: Environment) -> Program:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -283,8 +284,12 @@ def test_a_stack_moves_to_the_cluster_that_takes_the_place_of_its_own(
 
 
 @pytest.mark.long
-def test_a_killed_up_is_gone_on_with_as_the_readme_says(program: Program) -> None:
-    """Killed between an object's making and its being written down."""
+@pytest.mark.parametrize("torn", [False, True], ids=["between writes", "while the state was written"])
+def test_a_killed_up_is_gone_on_with_as_the_readme_says(program: Program, torn: bool) -> None:
+    """Killed between an object's making and its being written down; or in the middle of that writing.
+
+    Pulumi writes its state file in place and keeps the one before beside it (pulumi issues #2801, #4679).
+    """
     program.kubectl("delete", "networkpolicy", "--all", "-n", NAMESPACE)
     process = start_up(program, "--refresh")
     wait_for_line(process, "creating")
@@ -292,7 +297,15 @@ def test_a_killed_up_is_gone_on_with_as_the_readme_says(program: Program) -> Non
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     process.communicate(timeout=60)
-    assert "pulumi cancel" in program.up(status=None)
+    if torn:
+        program.state_file.write_bytes(b"")
+    said = program.up(status=None)
+    if "failed to load checkpoint: EOF" in said:
+        shutil.copy(f"{program.state_file}.bak", program.state_file)
+        said = program.up(status=None)
+    else:
+        assert not torn, said
+    assert "pulumi cancel" in said
     program.run("cancel", "--yes")
     program.up(PULUMI_K8S_UPSERT_EXISTING_OBJECTS="true")
     program.run("refresh", "--yes", "--skip-preview", "--clear-pending-creates")
