@@ -56,13 +56,18 @@ class Program:
 
     def run(self, *arguments: str, status: int | None = 0, **changed: str) -> str:
         """What `pulumi ARGUMENTS` prints; `status` is the exit status it must have, None for any but 0."""
+        found, said = self.attempt(*arguments, **changed)
+        assert found == status if status is not None else found != 0, said
+        return said
+
+    def attempt(self, *arguments: str, **changed: str) -> tuple[int, str]:
+        """The exit status of `pulumi ARGUMENTS`, and what it prints."""
         done = subprocess.run(
             ["pulumi", *arguments, "--non-interactive", "--color=never"], cwd=self.folder,
             env=self.variables(**changed), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True, timeout=SECONDS, check=False,
         )  # fmt: skip
-        assert done.returncode == status if status is not None else done.returncode != 0, done.stdout
-        return done.stdout
+        return done.returncode, done.stdout
 
     def up(self, *arguments: str, status: int | None = 0, **changed: str) -> str:
         return self.run("up", "--yes", "--skip-preview", *arguments, status=status, **changed)
